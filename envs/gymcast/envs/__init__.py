@@ -1,0 +1,1 @@
+"""Games as compiled batches and Gymnasium environments."""

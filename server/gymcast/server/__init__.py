@@ -1,0 +1,1 @@
+"""The aiohttp server, the page and the command line."""

@@ -1,0 +1,1 @@
+"""Training: Stable-Baselines3 runs, checkpoints, sessions and storage."""
