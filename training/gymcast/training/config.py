@@ -1,0 +1,318 @@
+"""Configuration of a training and of the limits sessions run under.
+
+One frozen pydantic model for each. Values arrive from YAML presets, REST bodies (camelCase) and keyword arguments
+(snake_case); all problems of one set of values are reported together. This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
+Activation = Literal["tanh", "relu", "silu", "elu"]
+
+# Fields that are mappings: a preset and its overrides are merged key by key instead of replaced as a whole.
+_MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network")
+_LIMIT_FIELDS: Final = ("max_episodes", "total_timesteps", "max_minutes")
+_PRESET_PACKAGE: Final = "gymcast.training"
+
+
+class TrainingMode(StrEnum):
+    """How a training is paced and shown."""
+
+    REALTIME = "realtime"
+    """1x, as a person would play."""
+    TRAINING = "training"
+    """Paced by ``speed_multiplier``, for watching."""
+    HEADLESS = "headless"
+    """As fast as the machine allows."""
+    BATCH = "batch"
+    """As fast as the machine allows, as one part of a distributed run."""
+
+
+class ConfigError(ValueError):
+    """Values that make no configuration. ``problems`` lists every one of them as ``(field, text)``."""
+
+    def __init__(self, title: str, problems: list[tuple[str, str]]) -> None:
+        self.title = title
+        self.problems = problems
+        super().__init__("\n".join([title, *(f"  {field}: {text}" for field, text in problems)]))
+
+
+class _ConfigModel(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        populate_by_name=True,
+        loc_by_alias=False,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_field_twice(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            twice = [
+                name for name in cls.model_fields if to_camel(name) != name and {name, to_camel(name)} <= set(values)
+            ]
+            if twice:
+                raise ValueError(f"given twice, in snake_case and in camelCase: {', '.join(twice)}; keep one spelling")
+        return values
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values`` (snake_case or camelCase). Raises :class:`ConfigError` naming every problem at once."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(f"invalid {cls.__name__}", describe_problems(cls, error)) from None
+
+
+class NetworkConfig(_ConfigModel):
+    """Actor and critic as separate multi-layer perceptrons."""
+
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] = Field(
+        default=(64, 64), description="units of each hidden layer of the actor, 1..8192, up to 16 layers"
+    )
+    value_hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] | None = Field(
+        default=None, description="units of each hidden layer of the critic; null: as the actor"
+    )
+    activation: Activation = Field(default="tanh", description="activation between layers")
+    ortho_init: bool = Field(default=True, description="orthogonal initial weights (on-policy algorithms)")
+
+
+class TrainingConfig(_ConfigModel):
+    """Everything that determines a training run."""
+
+    # What is trained
+    env_id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.:/-]+$")] = Field(
+        default="gymcast/Archers-v0", description='Gymnasium id or alias of a built-in game such as "archers"'
+    )
+    env_kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="options of the environment")
+    algorithm: Algorithm = Field(default="ppo", description="Stable-Baselines3 algorithm")
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    hyperparameters: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="arguments of the algorithm's class; a rate may be {schedule: linear, start: x, end: y}",
+    )
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
+        default=None, description="seed of everything random, 0..2^31-1; null draws one, which the run folder records"
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
+        default="cpu", description="torch device; small networks are fastest on the CPU"
+    )
+
+    # How long: training ends at the limit that is reached first, or when it is stopped
+    max_episodes: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
+        default=None, description="episodes to play; null without this limit"
+    )
+    total_timesteps: Annotated[int, Field(ge=1, le=10**13)] | None = Field(
+        default=None, description="decisions to take, all lanes together; null without this limit"
+    )
+    max_minutes: Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)] | None = Field(
+        default=None, description="minutes of training, pauses not counted; null without this limit"
+    )
+    episode_timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="seconds after which an episode is truncated: game time in built-in games, wall-clock time in"
+        " others; null: only the environment's own limit",
+    )
+
+    # How fast and how many
+    parallel_episodes: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        default=8, description="episodes played at once (lanes of the vector environment)"
+    )
+    speed_multiplier: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = Field(
+        default=None, description="game seconds per wall-clock second of each lane, 1..100; null: unlimited"
+    )
+    training_mode: TrainingMode = Field(
+        default=TrainingMode.TRAINING,
+        description="realtime: 1x; training: speed_multiplier; headless, batch: unlimited",
+    )
+    headless_mode: bool | None = Field(
+        default=None,
+        description="true: no pacing whatever the speed_multiplier; null: true unless a speed or realtime is asked for",
+    )
+
+    # Session
+    room_password: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        default=None, exclude=True, repr=False, description="password of the spectator room; never written to disk"
+    )
+    spectator_enabled: bool = Field(default=True, description="send footage and decisions for viewers")
+    auto_cleanup: bool = Field(default=True, description="delete all but the newest and the best checkpoints")
+    max_retries: Annotated[int, Field(ge=0, le=100)] = Field(default=3, description="new attempts after a failure")
+
+    # Checkpoints and evaluation
+    checkpoint_interval_minutes: Annotated[float, Field(gt=0, le=10_080, allow_inf_nan=False)] | None = Field(
+        default=1.0, description="minutes between checkpoints; null: none by time"
+    )
+    checkpoint_interval_steps: Annotated[int, Field(ge=1, le=10**13)] | None = Field(
+        default=None, description="decisions between checkpoints; null: none by decisions"
+    )
+    checkpoints_kept: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3, description="newest checkpoints kept when auto_cleanup is on; the best one is kept besides"
+    )
+    evaluation_games: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=1000, description="games played against each opponent after training; 0: no evaluation"
+    )
+    evaluation_opponents: Annotated[tuple[str, ...], Field(max_length=64)] | None = Field(
+        default=None, description="opponents of the final evaluation; null: every scripted level of the game"
+    )
+
+    # What is sent to viewers
+    footage_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
+        default=10.0, description="seconds between training episodes sent as replays; null: none"
+    )
+    metrics_hz: Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)] = Field(
+        default=2.0, description="metric readings sent per second, at most 50"
+    )
+
+    @field_validator("hyperparameters")
+    @classmethod
+    def _no_reserved_hyperparameters(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        owned = {
+            "policy": "algorithm",
+            "env": "env_id",
+            "policy_kwargs": "network",
+            "seed": "seed",
+            "device": "device",
+            "tensorboard_log": "the run folder",
+        }
+        clashes = [f"{name} (set by {owner})" for name, owner in owned.items() if name in value]
+        if clashes:
+            raise ValueError(f"these do not belong here: {', '.join(clashes)}")
+        return value
+
+    @property
+    def pacing(self) -> float | None:
+        """Game seconds per wall-clock second each lane is held to; ``None`` when nothing is held back."""
+        if self.training_mode in (TrainingMode.HEADLESS, TrainingMode.BATCH) or self.headless_mode:
+            return None
+        return 1.0 if self.training_mode is TrainingMode.REALTIME else self.speed_multiplier
+
+    @classmethod
+    def preset_names(cls) -> tuple[str, ...]:
+        """Names accepted by :meth:`preset`."""
+        folder = resources.files(_PRESET_PACKAGE) / "presets"
+        return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """The preset ``name`` with ``overrides`` on top.
+
+        Mappings such as ``env_kwargs`` are merged key by key. An override of any limit (episodes, timesteps, minutes)
+        replaces all limits of the preset; another kind of algorithm drops the preset's hyperparameters.
+        Raises :class:`ConfigError` for an unknown preset or bad values.
+        """
+        names = cls.preset_names()
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError("unknown preset", [(name, f"{hint}presets are: {', '.join(names)}")])
+        text = (resources.files(_PRESET_PACKAGE) / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+        return cls.parse(_merge(yaml.safe_load(text), overrides))
+
+    @classmethod
+    def for_env(cls, env_id: str, **overrides: Any) -> Self:
+        """``overrides`` on top of the preset made for ``env_id``, or of the preset ``default`` when there is none."""
+        short = env_id.rsplit("/", 1)[-1].split("-v")[0].lower()
+        builtin = "/" not in env_id and env_id == short or env_id.startswith("gymcast/")
+        name = short if builtin and short in cls.preset_names() else "default"
+        return cls.preset(name, **{**overrides, "env_id": env_id})
+
+    @classmethod
+    def from_request(cls, values: Mapping[str, Any]) -> Self:
+        """Values of a request (either spelling, any subset) on top of the preset of the environment they name."""
+        env_id = values.get("env_id", values.get("envId", cls.model_fields["env_id"].default))
+        if not isinstance(env_id, str):
+            return cls.parse(values)
+        return cls.for_env(env_id, **{key: value for key, value in values.items() if key not in ("env_id", "envId")})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a file written by :meth:`to_yaml`, or by hand. Raises :class:`ConfigError`, ``OSError``."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML", [("file", " ".join(str(error).split()))]) from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} is not a configuration", [("file", "expected 'field: value' lines")])
+        return cls.parse(values)
+
+    def to_yaml(self) -> str:
+        """The exact configuration as YAML in snake_case; ``room_password`` is left out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_SNAKE_NAMES: Final = {to_camel(name): name for model in (TrainingConfig, NetworkConfig) for name in model.model_fields}
+
+
+class ResourceLimits(_ConfigModel):
+    """Limits that all sessions of one server share."""
+
+    max_concurrent_sessions: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=5, description="sessions that may run at once"
+    )
+    max_parallel_episodes_per_session: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        default=16_384, description="parallel_episodes one session may ask for"
+    )
+    max_total_parallel_episodes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=65_536, description="parallel_episodes of all running sessions together"
+    )
+    memory_limit_mb: Annotated[int, Field(ge=64)] | None = Field(
+        default=None, description="resident memory of all workers together, MiB; null: not limited"
+    )
+    cpu_limit_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = Field(
+        default=None, description="processor use of all workers together, percent of the machine; null: not limited"
+    )
+
+
+def _snake(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_SNAKE_NAMES.get(key, key): value for key, value in values.items()}
+
+
+def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged, overrides = dict(base), _snake(overrides)
+    if any(name in overrides for name in _LIMIT_FIELDS):
+        for name in _LIMIT_FIELDS:
+            merged.pop(name, None)
+    if str(overrides.get("algorithm", merged["algorithm"])).removeprefix("maskable_") != merged["algorithm"]:
+        merged.pop("hyperparameters", None)
+    for name, value in overrides.items():
+        if name in _MERGED_FIELDS and isinstance(value, Mapping):
+            value = {**merged.get(name, {}), **(_snake(value) if name == "network" else value)}
+        merged[name] = value
+    return merged
+
+
+def describe_problems(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:
+    """``(field, text)`` for every problem in ``error``: what was given, what is allowed, or which name was meant."""
+    problems = []
+    known = [*model.model_fields, *NetworkConfig.model_fields, *_SNAKE_NAMES]
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "configuration"
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            problems.append((field, "unknown field" + (f"; did you mean {close[0]!r}?" if close else "")))
+            continue
+        text = item["msg"].removeprefix("Value error, ")
+        root = item["loc"][0] if item["loc"] else None
+        info = model.model_fields.get(str(root))
+        given = repr(item["input"])
+        given = given if len(given) <= 80 else given[:77] + "..."
+        meaning = f" ({info.description})" if info is not None and info.description else ""
+        # A password must not travel into a log by way of its own error message.
+        shown = "" if root == "room_password" else f", got {given}"
+        problems.append((field, f"{text[:1].lower()}{text[1:]}{shown}{meaning}"))
+    return problems
