@@ -227,7 +227,7 @@ class TrainingConfig(_ConfigModel):
     def for_env(cls, env_id: str, **overrides: Any) -> Self:
         """``overrides`` on top of the preset made for ``env_id``, or of the preset ``default`` when there is none."""
         short = env_id.rsplit("/", 1)[-1].split("-v")[0].lower()
-        builtin = "/" not in env_id and env_id == short or env_id.startswith("gymcast/")
+        builtin = ("/" not in env_id and env_id == short) or env_id.startswith("gymcast/")
         name = short if builtin and short in cls.preset_names() else "default"
         return cls.preset(name, **{**overrides, "env_id": env_id})
 
@@ -279,7 +279,9 @@ class ResourceLimits(_ConfigModel):
 
 
 def _snake(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {_SNAKE_NAMES.get(key, key): value for key, value in values.items()}
+    snake = {_SNAKE_NAMES.get(key, key): value for key, value in values.items()}
+    # A field given in both spellings stays as it is, for validation to complain about.
+    return snake if len(snake) == len(values) else dict(values)
 
 
 def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The typed messages a running training emits.
 
-Field names follow the metrics server's data models. Every number is finite: a producer that has no value sends ``null``,
-never NaN. Times are UTC and written as RFC 3339. This module imports neither torch nor Stable-Baselines3, so the web
-process can use it.
+Field names follow the metrics server's data models. Every number is finite: a producer that has no value sends
+``null``, never NaN. Times are UTC and written as RFC 3339. This module imports neither torch nor Stable-Baselines3, so
+the web process can use it.
 """
 
 from __future__ import annotations
