@@ -26,6 +26,10 @@ PYTHON ?=
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): again
 endif
+# An interpreter that is named is looked at again.
+ifneq ($(PYTHON),)
+$(STAMP): again
+endif
 # The interpreter may be gone after a system upgrade.
 ifneq ($(shell $(PY) -c 'print(1)' 2>/dev/null),1)
 $(STAMP): again
@@ -46,6 +50,7 @@ help: ## show this help
 	@echo 'Examples: make run    make run ARGS="--minutes 1 --seed 7"    make test ARGS="tests/envs -x"'
 
 setup: $(STAMP) ## make .venv and install gymcast with the pinned versions of constraints.txt
+	@:
 
 run: setup ## train an archer and watch it in the browser (ARGS: options of `gymcast train archers`)
 	@exec $(VENV)/bin/gymcast train archers $(ARGS)
@@ -102,14 +107,17 @@ $(STAMP): pyproject.toml constraints.txt
 		&& { [ -z "$(PYTHON)" ] || [ "$$($(PY) --version)" = "$$("$$python" --version)" ]; }; \
 	}; \
 	usable || "$$python" -m venv --clear $(VENV); \
-	echo "gymcast: installing the pinned versions of constraints.txt (the first time this downloads a few hundred MB)"; \
+	echo "gymcast: installing the pinned versions of constraints.txt; the first time this takes a few minutes"; \
 	install() { \
-		$(PY) -m pip install --quiet --disable-pip-version-check --log $(VENV)/setup.log \
-			--constraint constraints.txt $(PIP_ARGS) "$$@" \
-		|| { echo "gymcast: installing failed; the whole story is in $(VENV)/setup.log" >&2; exit 1; }; \
+		echo "  $$1"; shift; \
+		$(PY) -m pip install --progress-bar off --disable-pip-version-check --no-input \
+			--constraint constraints.txt $(PIP_ARGS) "$$@" >>$(VENV)/setup.log 2>&1 \
+		|| { grep -v '^WARNING' $(VENV)/setup.log | tail -n 12 >&2; \
+			echo "gymcast: installing failed; the whole story is in $(VENV)/setup.log" >&2; exit 1; }; \
 	}; \
-	rm -f $(STAMP); \
-	install hatchling editables; \
-	install torch==2.13.0 --no-build-isolation --editable '.[dev,video]'; \
+	rm -f $(STAMP) $(VENV)/setup.log; \
+	install "build tools" hatchling editables; \
+	install "torch, the largest part" torch==2.13.0; \
+	install "gymcast with everything else" --no-build-isolation --editable '.[dev,video]'; \
 	printf '%s' "$(CURDIR)" > $(STAMP); \
 	echo "gymcast: ready. Start with: make run   (or: $(VENV)/bin/gymcast --help)"
