@@ -1,0 +1,211 @@
+"""A session's history: raw readings page by page, or any number of buckets at a bounded cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import cursors
+from .ids import rfc3339
+from .records import Page
+from .rollups import WIDTHS_S, Sums, add_sums, add_value, metric_values
+from .schema import decisions, graph_points, graphs, metric_rollups, metrics
+
+MAX_POINTS: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRange:
+    """What part of a history is wanted; ``None`` means no bound. Times are microseconds, both ends inclusive."""
+
+    start_us: int | None = None
+    end_us: int | None = None
+    first_episode: int | None = None
+    last_episode: int | None = None
+
+    def conditions(self, session_id: str) -> list[sa.ColumnElement[bool]]:
+        """As SQL on ``metrics``."""
+        found: list[sa.ColumnElement[bool]] = [metrics.c.session_id == session_id]
+        if self.start_us is not None:
+            found.append(metrics.c.ts_us >= self.start_us)
+        if self.end_us is not None:
+            found.append(metrics.c.ts_us <= self.end_us)
+        if self.first_episode is not None:
+            found.append(metrics.c.episode >= self.first_episode)
+        if self.last_episode is not None:
+            found.append(metrics.c.episode <= self.last_episode)
+        return found
+
+
+async def count_readings(connection: AsyncConnection, session_id: str, wanted: HistoryRange) -> int:
+    """Readings in the range."""
+    found = await connection.scalar(
+        sa.select(sa.func.count()).select_from(metrics).where(*wanted.conditions(session_id))
+    )
+    return found or 0
+
+
+async def raw_page(
+    connection: AsyncConnection, session_id: str, wanted: HistoryRange, limit: int, cursor: str | None
+) -> Page:
+    """Readings as they were sent, oldest first. Raises :class:`BadCursorError`."""
+    conditions = wanted.conditions(session_id)
+    if cursor is not None:
+        ts_us, row_id = cursors.decode("history", cursor, (int, int))
+        conditions.append(sa.tuple_(metrics.c.ts_us, metrics.c.id) > sa.tuple_(sa.literal(ts_us), sa.literal(row_id)))
+    rows = (
+        await connection.execute(
+            sa.select(metrics.c.id, metrics.c.ts_us, metrics.c.data)
+            .where(*conditions)
+            .order_by(metrics.c.ts_us, metrics.c.id)
+            .limit(limit + 1)
+        )
+    ).all()
+    following = cursors.encode("history", rows[limit - 1].ts_us, rows[limit - 1].id) if len(rows) > limit else None
+    return Page([row.data for row in rows[:limit]], following)
+
+
+async def buckets(
+    connection: AsyncConnection,
+    session_id: str,
+    wanted: HistoryRange,
+    points: int,
+    names: frozenset[str] | None,
+    max_raw_rows: int,
+) -> list[dict[str, Any]]:
+    """At most ``points`` buckets, oldest first; buckets without a reading are left out.
+
+    Each is ``{timestamp, end, count, metrics: {name: {min, max, mean, count}}}``. Short or small ranges are bucketed
+    from the readings themselves; long ones from the rollups, whose buckets are whole: a bound of the range inside one
+    takes in all of it.
+    """
+    first, last, rows = (
+        await connection.execute(
+            sa.select(sa.func.min(metrics.c.ts_us), sa.func.max(metrics.c.ts_us), sa.func.count()).where(
+                *wanted.conditions(session_id)
+            )
+        )
+    ).one()
+    if not rows:
+        return []
+    finest = WIDTHS_S[0] * 1_000_000
+    span = last - first + 1
+    if rows <= points or (span < points * finest and rows <= max_raw_rows):
+        width = -(-span // points)
+        found = await connection.execute(
+            sa.select(metrics.c.ts_us, sa.type_coerce(metrics.c.data, sa.Text)).where(*wanted.conditions(session_id))
+        )
+        return await asyncio.to_thread(_from_readings, found.all(), first, width, names)
+    width_s = max((width for width in WIDTHS_S if width * 1_000_000 * points <= span), default=WIDTHS_S[0])
+    table = metric_rollups
+    found = await connection.execute(
+        sa.select(table.c.bucket, table.c.rows, sa.type_coerce(table.c.data, sa.Text)).where(
+            table.c.session_id == session_id,
+            table.c.width_s == width_s,
+            table.c.bucket.between(first // (width_s * 1_000_000), last // (width_s * 1_000_000)),
+        )
+    )
+    factor = _merge_factor(first // (width_s * 1_000_000), last // (width_s * 1_000_000), points)
+    return await asyncio.to_thread(_from_rollups, found.all(), width_s, factor, names)
+
+
+def _merge_factor(first: int, last: int, points: int) -> int:
+    """How many rollup buckets to join so that no more than ``points`` remain."""
+    factor = max(1, -(-(last - first + 1) // points))
+    while last // factor - first // factor + 1 > points:
+        factor += 1
+    return factor
+
+
+def _from_readings(
+    rows: Iterable[Sequence[Any]], first: int, width: int, names: frozenset[str] | None
+) -> list[dict[str, Any]]:
+    found: dict[int, tuple[int, Sums]] = {}
+    for ts_us, text in rows:
+        index = (ts_us - first) // width
+        count, sums = found.get(index, (0, {}))
+        for name, value in metric_values(json.loads(text)).items():
+            if names is None or name in names:
+                add_value(sums, name, value)
+        found[index] = (count + 1, sums)
+    return [_bucket(first + index * width, width, *found[index]) for index in sorted(found)]
+
+
+def _from_rollups(
+    rows: Iterable[Sequence[Any]], width_s: int, factor: int, names: frozenset[str] | None
+) -> list[dict[str, Any]]:
+    found: dict[int, tuple[int, Sums]] = {}
+    for bucket, rows_in_bucket, text in rows:
+        data = json.loads(text)
+        if names is not None:
+            data = {name: entry for name, entry in data.items() if name in names}
+        count, sums = found.get(bucket // factor, (0, {}))
+        add_sums(sums, data)
+        found[bucket // factor] = (count + rows_in_bucket, sums)
+    width = width_s * factor * 1_000_000
+    return [_bucket(index * width, width, *found[index]) for index in sorted(found)]
+
+
+def _bucket(start_us: int, width: int, rows: int, sums: Sums) -> dict[str, Any]:
+    return {
+        "timestamp": rfc3339(start_us),
+        "end": rfc3339(start_us + width),
+        "count": rows,
+        "metrics": {
+            name: {"min": low, "max": high, "mean": total / count, "count": int(count)}
+            for name, (count, low, high, total) in sums.items()
+        },
+    }
+
+
+async def graph_list(connection: AsyncConnection, session_id: str, wanted: HistoryRange) -> list[dict[str, Any]]:
+    """Every graph of a session in the form of ``PerformanceGraphData``, with the points inside the range."""
+    conditions: list[sa.ColumnElement[bool]] = [graph_points.c.session_id == session_id]
+    if wanted.start_us is not None:
+        conditions.append(graph_points.c.ts_us >= wanted.start_us)
+    if wanted.end_us is not None:
+        conditions.append(graph_points.c.ts_us <= wanted.end_us)
+    found = await connection.execute(
+        sa.select(graphs).where(graphs.c.session_id == session_id).order_by(graphs.c.graph_id)
+    )
+    answer = {
+        row["graph_id"]: {
+            "graph_id": row["graph_id"],
+            "title": row["title"],
+            "y_label": row["y_label"],
+            "metrics": row["metrics"],
+            "data_points": {},
+            "max_points": row["max_points"],
+        }
+        for row in found.mappings()
+    }
+    points = await connection.execute(
+        sa.select(graph_points.c.graph_id, graph_points.c.metric, graph_points.c.ts_us, graph_points.c.value)
+        .where(*conditions)
+        .order_by(graph_points.c.graph_id, graph_points.c.metric, graph_points.c.ts_us)
+    )
+    for graph_id, metric, ts_us, value in points:
+        curve = answer[graph_id]["data_points"].setdefault(metric, [])
+        curve.append({"timestamp": rfc3339(ts_us), "value": value})
+    return list(answer.values())
+
+
+async def decision_list(
+    connection: AsyncConnection, session_id: str, wanted: HistoryRange, limit: int
+) -> list[dict[str, Any]]:
+    """The newest ``limit`` decisions in the range, oldest first."""
+    conditions: list[sa.ColumnElement[bool]] = [decisions.c.session_id == session_id]
+    if wanted.start_us is not None:
+        conditions.append(decisions.c.ts_us >= wanted.start_us)
+    if wanted.end_us is not None:
+        conditions.append(decisions.c.ts_us <= wanted.end_us)
+    found = await connection.scalars(
+        sa.select(decisions.c.data).where(*conditions).order_by(decisions.c.id.desc()).limit(limit)
+    )
+    return list(found)[::-1]

@@ -1,0 +1,176 @@
+"""What storage hands out: plain immutable values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Self, TypedDict
+
+from sqlalchemy import RowMapping
+
+from gymcast.training.events import Event
+
+from .ids import from_us, rfc3339
+
+RowLike = Mapping[str, Any] | RowMapping
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as it is in the database. Times are aware UTC datetimes; ``progress`` is 0..1."""
+
+    session_id: str
+    training_session_id: str
+    kind: str
+    env_id: str | None
+    algorithm: str
+    model_generation: int
+    status: str
+    phase: str
+    desired: str
+    reason: str | None
+    created: datetime
+    updated: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+    last_seen: datetime | None
+    current_episode: int
+    total_episodes: int | None
+    timesteps: int
+    total_timesteps: int | None
+    progress: float
+    eta_seconds: float | None
+    room_code: str | None
+    enable_spectators: bool
+    priority: int
+    attempts: int
+    config: dict[str, Any] | None
+    resources: dict[str, Any] | None
+    version: int
+
+    @classmethod
+    def from_row(cls, row: RowLike) -> Self:
+        """From a row of ``sessions``."""
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            column = TIME_COLUMNS.get(field.name)
+            if column is None:
+                values[field.name] = row[field.name]
+            else:
+                moment = row[column]
+                values[field.name] = None if moment is None else from_us(moment)
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The session info of the REST and WebSocket contract, but for ``spectator_count``, which only the hub knows."""
+        info: dict[str, Any] = {
+            "session_id": self.session_id,
+            "training_session_id": self.training_session_id,
+            "kind": self.kind,
+            "env_id": self.env_id,
+            "model_generation": self.model_generation,
+            "algorithm": self.algorithm,
+            "status": self.status,
+            "phase": self.phase,
+            "desired": self.desired,
+            "reason": self.reason,
+            "created_at": _text(self.created),
+            "start_time": _text(self.start_time),
+            "end_time": _text(self.end_time),
+            "current_episode": self.current_episode,
+            "total_episodes": self.total_episodes,
+            "timesteps": self.timesteps,
+            "total_timesteps": self.total_timesteps,
+            "progress": self.progress,
+            "eta_seconds": self.eta_seconds,
+            "room_code": self.room_code,
+            "enable_spectators": self.enable_spectators,
+            "version": self.version,
+        }
+        if self.kind == "managed":
+            info |= {
+                "config": self.config,
+                "priority": self.priority,
+                "attempts": self.attempts,
+                "resources": self.resources,
+            }
+        return info
+
+
+TIME_COLUMNS = {
+    "created": "created_us",
+    "updated": "updated_us",
+    "start_time": "start_us",
+    "end_time": "end_us",
+    "last_seen": "seen_us",
+}
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+
+
+class SessionChanges(TypedDict, total=False):
+    """What :meth:`Storage.update_session` may change; names as in :class:`SessionRecord`."""
+
+    status: str
+    phase: str
+    desired: str
+    reason: str | None
+    start_time: datetime | None
+    end_time: datetime | None
+    current_episode: int
+    total_episodes: int | None
+    timesteps: int
+    total_timesteps: int | None
+    progress: float
+    eta_seconds: float | None
+    priority: int
+    attempts: int
+    model_generation: int
+    config: dict[str, Any] | None
+    resources: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction changed, told to listeners after its commit and in the order of the commits.
+
+    ``events`` are the accepted ones, without repeats. ``session_changed`` is true when the session row changed other
+    than by counting along with metrics. ``session`` is ``None`` once the session is deleted.
+    """
+
+    session_id: str
+    session: SessionRecord | None
+    events: tuple[Event, ...] = ()
+    session_changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list, and the cursor of the next one (``None`` at the end)."""
+
+    items: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRecord:
+    """A stored episode: ``content`` are the replay's bytes, ``decisions`` what the bot considered, step by step."""
+
+    replay_id: str
+    session_id: str
+    timestamp: datetime
+    env_id: str
+    episode: int
+    timesteps: int
+    summary: dict[str, Any]
+    content: bytes
+    decisions: list[dict[str, Any]]
+
+
+def stamp(row: RowLike, *, drop: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A row as JSON values: ``ts_us`` becomes ``timestamp``, the columns in ``drop`` are left out."""
+    values = {name: value for name, value in row.items() if name not in drop and name != "ts_us"}
+    return {"timestamp": rfc3339(row["ts_us"]), **values}

@@ -1,0 +1,136 @@
+"""The one writer: jobs that arrive while a transaction runs share the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from .errors import StorageBusyError, StorageError, StorageUnavailableError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Job = Callable[[AsyncConnection], Awaitable[Any]]
+
+MAX_WAITING_ROWS: Final = 10_000
+MAX_WAIT_S: Final = 2.0
+# One transaction stays short enough that a small request never waits long behind bulk ones.
+_ROWS_PER_COMMIT: Final = 2_000
+
+
+@dataclass(slots=True)
+class _Waiting:
+    job: Job
+    rows: int
+    done: asyncio.Future[Any]
+    since: float
+    after: Callable[[Any], None] | None
+
+
+class Writer:
+    """Runs jobs in order on one connection; a job's result is delivered only after its commit.
+
+    Natural group commit: the next transaction starts when the last one ends and takes every job that is waiting by
+    then; there is no timer. When a job fails, the group is rolled back and its jobs run again one by one, so a job
+    has to be repeatable: it must change nothing but the database.
+    """
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._queue: deque[_Waiting] = deque()
+        self._rows = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="gymcast-storage-writer")
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest waiting job has been waiting."""
+        return asyncio.get_running_loop().time() - self._queue[0].since if self._queue else 0.0
+
+    async def submit(
+        self,
+        job: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        rows: int = 1,
+        after: Callable[[T], None] | None = None,
+    ) -> T:
+        """Run ``job`` in a transaction and return its result once that is committed.
+
+        ``after`` is called with the result right after the commit, in the order of the commits, even when the caller
+        has gone. Raises :class:`StorageBusyError` at once when the queue is full, :class:`StorageUnavailableError`
+        when the database fails, and whatever the job raises.
+        """
+        if self._closing:
+            raise StorageUnavailableError("the storage is closed")
+        if self._rows + rows > MAX_WAITING_ROWS or self.lag_seconds > MAX_WAIT_S:
+            raise StorageBusyError
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(job, rows, loop.create_future(), loop.time(), after)
+        self._queue.append(waiting)
+        self._rows += rows
+        self._wake.set()
+        result: T = await waiting.done
+        return result
+
+    async def close(self) -> None:
+        """Commit everything that is waiting, then stop."""
+        self._closing = True
+        self._wake.set()
+        await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue:
+                await self._commit(self._take())
+            if self._closing:
+                return
+
+    def _take(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        rows = 0
+        while self._queue and (not group or rows + self._queue[0].rows <= _ROWS_PER_COMMIT):
+            group.append(self._queue.popleft())
+            rows += group[-1].rows
+        return group
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        results: list[Any] = []
+        try:
+            async with self._connection.begin():
+                results = [await waiting.job(self._connection) for waiting in group]
+        except Exception as error:  # noqa: BLE001 - whatever a job raises belongs to the caller of that job
+            if len(group) > 1:
+                for waiting in group:
+                    await self._commit([waiting])
+                return
+            self._rows -= group[0].rows
+            _fail(group[0].done, error)
+            return
+        for waiting, result in zip(group, results, strict=True):
+            self._rows -= waiting.rows
+            if not waiting.done.done():
+                waiting.done.set_result(result)
+            if waiting.after is not None:
+                waiting.after(result)
+
+
+def _fail(done: asyncio.Future[Any], error: Exception) -> None:
+    if isinstance(error, SQLAlchemyError):
+        log.error("a transaction failed: %s", error)
+        unavailable = StorageUnavailableError("the database refused a write")
+        unavailable.__cause__ = error
+        error = unavailable
+    elif not isinstance(error, StorageError):
+        log.error("a storage job failed", exc_info=error)
+    if not done.done():
+        done.set_exception(error)
