@@ -35,12 +35,15 @@ def database_url(text: str) -> URL:
     if backend == "sqlite":
         if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
             raise StorageUnavailableError(
-                "an in-memory SQLite database cannot be shared by a writer and readers; name a file:
-                sqlite:///data/x.db" ) return url.set(drivername="sqlite+aiosqlite") if backend in ("postgresql",
-                "postgres"): if find_spec("asyncpg") is None: raise StorageUnavailableError("PostgreSQL needs the
-                package asyncpg: pip install asyncpg") return url.set(drivername="postgresql+asyncpg") raise
-                StorageUnavailableError(f"database {backend!r} is not supported; use sqlite:///... or
-                postgresql://...")
+                "an in-memory SQLite database cannot be shared by a writer and readers; name a file:"
+                " sqlite:///data/x.db"
+            )
+        return url.set(drivername="sqlite+aiosqlite")
+    if backend in ("postgresql", "postgres"):
+        if find_spec("asyncpg") is None:
+            raise StorageUnavailableError("PostgreSQL needs the package asyncpg: pip install asyncpg")
+        return url.set(drivername="postgresql+asyncpg")
+    raise StorageUnavailableError(f"database {backend!r} is not supported; use sqlite:///... or postgresql://...")
 
 
 def create_engine(url: URL) -> AsyncEngine:

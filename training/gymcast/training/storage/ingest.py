@@ -113,7 +113,7 @@ async def next_seq(connection: AsyncConnection, session_id: str, producer: str) 
 
 
 async def write_session(connection: AsyncConnection, session: Row, changes: Row, *, visible: bool) -> Row:
-    """Write ``changes`` and, for visible ones, count the version up; a change of status is logged in ``transitions``."""
+    """Write ``changes``; visible ones count the version up, and a change of status is logged in ``transitions``."""
     moment = now_us()
     if visible:
         changes = {**changes, "version": session["version"] + 1, "updated_us": moment}

@@ -63,7 +63,7 @@ class SessionRecord:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """The session info of the REST and WebSocket contract, but for ``spectator_count``, which only the hub knows."""
+        """The session info of the contract, but for ``spectator_count``, which only the hub knows."""
         info: dict[str, Any] = {
             "session_id": self.session_id,
             "training_session_id": self.training_session_id,

@@ -239,7 +239,7 @@ class Storage:
                 raise VersionConflictError(expected_version, session["version"])
             if allowed_from is not None and session["status"] not in allowed_from:
                 return SessionRecord.from_row(session), False
-            wanted = dict(columns)
+            wanted: dict[str, Any] = dict(columns)
             status: str = wanted.get("status", session["status"])
             if status != session["status"]:
                 if reopen and session["status"] in TERMINAL:
