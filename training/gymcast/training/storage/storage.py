@@ -240,7 +240,7 @@ class Storage:
             if allowed_from is not None and session["status"] not in allowed_from:
                 return SessionRecord.from_row(session), False
             wanted: dict[str, Any] = dict(columns)
-            status: str = wanted.get("status", session["status"])
+            status: str = wanted["status"] if "status" in wanted else session["status"]
             if status != session["status"]:
                 if reopen and session["status"] in TERMINAL:
                     wanted = {"end_us": None, "reason": None, "desired": "running", **wanted}
