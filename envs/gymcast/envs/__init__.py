@@ -1,1 +1,37 @@
 """Games as compiled batches and Gymnasium environments."""
+
+from __future__ import annotations
+
+from gymcast.envs import compiling as _compiling  # first: it says where compiled kernels are kept
+from gymcast.envs.errors import ActionError, OptionValueError, UnknownEnvError, UnknownOptionError
+from gymcast.envs.policy import NumpyPolicy, load_policy
+from gymcast.envs.registry import GAMES, GameSpec, OptionSpec, game_spec, register_all, resolve_env_id
+from gymcast.envs.replay import Replay, ReplayError, ReplayRecorder, replay_frames, verify_replay
+from gymcast.envs.single import GameEnv
+from gymcast.envs.vector import GameVectorEnv
+
+__all__ = [
+    "GAMES",
+    "ActionError",
+    "GameEnv",
+    "GameSpec",
+    "GameVectorEnv",
+    "NumpyPolicy",
+    "OptionSpec",
+    "OptionValueError",
+    "Replay",
+    "ReplayError",
+    "ReplayRecorder",
+    "UnknownEnvError",
+    "UnknownOptionError",
+    "game_spec",
+    "load_policy",
+    "register_all",
+    "replay_frames",
+    "resolve_env_id",
+    "verify_replay",
+    "warm_up",
+]
+
+warm_up = _compiling.warm_up
+register_all()

@@ -1,0 +1,28 @@
+"""Errors a user of the environments can cause, each with what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnknownEnvError(ValueError):
+    """No game has this name or id."""
+
+
+class UnknownOptionError(TypeError):
+    """A game has no option of this name."""
+
+
+class OptionValueError(ValueError):
+    """The value of an option is not allowed."""
+
+
+class ActionError(ValueError):
+    """Actions of the wrong shape, type or range."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """' Did you mean "x"?' when something allowed looks like what was given, else an empty string."""
+    close = difflib.get_close_matches(given.lower(), list(allowed), n=1, cutoff=0.5)
+    return f' Did you mean "{close[0]}"?' if close else ""
