@@ -1,1 +1,79 @@
-"""Training: Stable-Baselines3 runs, checkpoints, sessions and storage."""
+"""Training: Stable-Baselines3 runs, checkpoints, sessions and storage.
+
+Names are imported when they are first used, so that a web process which needs a configuration or an event does not
+import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gymcast.training.broadcast import EventSink as EventSink
+    from gymcast.training.broadcast import Sink as Sink
+    from gymcast.training.broadcast import register_external_session as register_external_session
+    from gymcast.training.callbacks import BotDecisionCallback as BotDecisionCallback
+    from gymcast.training.callbacks import CheckpointCallback as CheckpointCallback
+    from gymcast.training.callbacks import CollapseAlarmCallback as CollapseAlarmCallback
+    from gymcast.training.callbacks import FootageCallback as FootageCallback
+    from gymcast.training.callbacks import MetricsBroadcastCallback as MetricsBroadcastCallback
+    from gymcast.training.callbacks import SessionControlCallback as SessionControlCallback
+    from gymcast.training.checkpoints import Checkpoint as Checkpoint
+    from gymcast.training.checkpoints import CheckpointError as CheckpointError
+    from gymcast.training.checkpoints import CheckpointManager as CheckpointManager
+    from gymcast.training.config import ConfigError as ConfigError
+    from gymcast.training.config import NetworkConfig as NetworkConfig
+    from gymcast.training.config import ResourceLimits as ResourceLimits
+    from gymcast.training.config import TrainingConfig as TrainingConfig
+    from gymcast.training.config import TrainingMode as TrainingMode
+    from gymcast.training.evaluate import EvaluationResult as EvaluationResult
+    from gymcast.training.evaluate import wilson_interval as wilson_interval
+    from gymcast.training.events import Event as Event
+    from gymcast.training.policies import choose_torch_threads as choose_torch_threads
+    from gymcast.training.policies import export_policy as export_policy
+    from gymcast.training.trainer import Trainer as Trainer
+    from gymcast.training.trainer import TrainingResult as TrainingResult
+    from gymcast.training.vec_env import GameVecEnv as GameVecEnv
+    from gymcast.training.vec_env import make_training_vec_env as make_training_vec_env
+
+_HOMES = {
+    "BotDecisionCallback": "callbacks",
+    "Checkpoint": "checkpoints",
+    "CheckpointCallback": "callbacks",
+    "CheckpointError": "checkpoints",
+    "CheckpointManager": "checkpoints",
+    "CollapseAlarmCallback": "callbacks",
+    "ConfigError": "config",
+    "EvaluationResult": "evaluate",
+    "Event": "events",
+    "EventSink": "broadcast",
+    "FootageCallback": "callbacks",
+    "GameVecEnv": "vec_env",
+    "MetricsBroadcastCallback": "callbacks",
+    "NetworkConfig": "config",
+    "ResourceLimits": "config",
+    "SessionControlCallback": "callbacks",
+    "Sink": "broadcast",
+    "Trainer": "trainer",
+    "TrainingConfig": "config",
+    "TrainingMode": "config",
+    "TrainingResult": "trainer",
+    "choose_torch_threads": "policies",
+    "export_policy": "policies",
+    "make_training_vec_env": "vec_env",
+    "register_external_session": "broadcast",
+    "wilson_interval": "evaluate",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

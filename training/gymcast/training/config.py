@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from pydantic.alias_generators import to_camel
 
 Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
-Activation = Literal["tanh", "relu", "silu", "elu"]
+Activation = Literal["tanh", "relu", "elu"]
 
 # Fields that are mappings: a preset and its overrides are merged key by key instead of replaced as a whole.
 _MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network")

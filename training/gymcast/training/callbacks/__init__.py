@@ -1,0 +1,24 @@
+"""Small Stable-Baselines3 callbacks. They work in a script of your own as well as in gymcast's trainer."""
+
+from gymcast.training.callbacks.checkpoint import CheckpointCallback
+from gymcast.training.callbacks.collapse import CollapseAlarmCallback, TrainingCollapsed
+from gymcast.training.callbacks.decisions import BotDecisionCallback, Decision, DecisionExplainer
+from gymcast.training.callbacks.footage import FootageCallback
+from gymcast.training.callbacks.metrics import MetricsBroadcastCallback
+from gymcast.training.callbacks.progress import EpisodeStats, RunProgress
+from gymcast.training.callbacks.session import ProgressCallback, SessionControlCallback
+
+__all__ = [
+    "BotDecisionCallback",
+    "CheckpointCallback",
+    "CollapseAlarmCallback",
+    "Decision",
+    "DecisionExplainer",
+    "EpisodeStats",
+    "FootageCallback",
+    "MetricsBroadcastCallback",
+    "ProgressCallback",
+    "RunProgress",
+    "SessionControlCallback",
+    "TrainingCollapsed",
+]

@@ -1,0 +1,195 @@
+"""What the bot considers: probabilities per action and per action group, and the value of the situation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.dqn.policies import DQNPolicy
+
+from gymcast.training.broadcast import Sink
+from gymcast.training.events import BotDecisionData
+from gymcast.training.vec_env import GameVecEnv
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+SHOWN_ACTIONS = 8
+DECISIONS_HZ = 4.0
+# Products of group sizes beyond this are not enumerated; the groups' own probabilities are still shown.
+MAX_JOINT_ACTIONS = 4096
+
+ActionLabels = Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One explained decision; see :class:`~gymcast.training.events.BotDecisionData` for the fields."""
+
+    action_probabilities: dict[str, float]
+    groups: dict[str, dict[str, float]] | None
+    state_values: float | None
+    q_values: list[float] | None
+    selected_action: str
+    confidence_score: float | None
+
+    def as_event(self) -> BotDecisionData:
+        """The decision as an event of now."""
+        return BotDecisionData(**vars(self))
+
+
+class DecisionExplainer:
+    """Turns observations into explained decisions with one batched forward."""
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.model = model
+        space = model.action_space
+        if isinstance(space, spaces.MultiDiscrete):
+            self.sizes = [int(n) for n in space.nvec]
+        elif isinstance(space, spaces.Discrete):
+            self.sizes = [int(space.n)]
+        else:
+            self.sizes = []
+        self.labels = self._find_labels()
+        joint = int(np.prod(self.sizes)) if self.sizes else 0
+        self._enumerated = 0 < joint <= MAX_JOINT_ACTIONS
+
+    def _find_labels(self) -> list[tuple[str, list[str]]]:
+        env = self.model.get_env()
+        base = None if env is None else env.unwrapped
+        if isinstance(base, GameVecEnv):
+            known = [(group, list(names)) for group, names in base.env.game.action_labels]
+            if [len(names) for _, names in known] == self.sizes:
+                return known
+        return [
+            (f"action {i}" if len(self.sizes) > 1 else "action", [str(n) for n in range(size)])
+            for i, size in enumerate(self.sizes)
+        ]
+
+    def explain(self, obs: NDArray[Any], masks: NDArray[np.bool_] | None, actions: NDArray[Any]) -> list[Decision]:
+        """Decisions for ``obs`` (T, ...) as the policy sees them, ``masks`` (T, M) of legal actions or ``None``, and
+        the chosen ``actions`` (T, ...)."""
+        policy: Any = self.model.policy
+        with th.no_grad():
+            tensor = policy.obs_to_tensor(obs)[0]
+            if isinstance(policy, DQNPolicy):
+                return self._explain_q_values(policy.q_net(tensor).cpu().numpy(), actions)
+            if isinstance(policy, ActorCriticPolicy):
+                values = policy.predict_values(tensor).cpu().numpy().reshape(-1)
+                distribution: Any = policy.get_distribution(tensor)
+                if not self.sizes:
+                    return [self._unlisted(value, action) for value, action in zip(values, actions, strict=True)]
+                return self._explain_groups(_group_probabilities(distribution), values, actions)
+            values = policy.predict_values(tensor).cpu().numpy().reshape(-1)
+            distribution = policy.get_distribution(tensor, action_masks=masks)
+            return self._explain_groups(_group_probabilities(distribution), values, actions)
+
+    def _explain_groups(
+        self, groups: list[NDArray[np.float64]], values: NDArray[Any], actions: NDArray[Any]
+    ) -> list[Decision]:
+        rows = len(values)
+        chosen = np.asarray(actions).reshape(rows, len(self.sizes)).astype(np.int64)
+        joint = None
+        if self._enumerated:
+            joint = groups[0]
+            for group in groups[1:]:
+                joint = (joint[:, :, None] * group[:, None, :]).reshape(rows, -1)
+        decisions = []
+        for row in range(rows):
+            picked = chosen[row]
+            confidence = float(np.prod([group[row, index] for group, index in zip(groups, picked, strict=True)]))
+            decisions.append(
+                Decision(
+                    action_probabilities=self._top(joint[row]) if joint is not None else {},
+                    groups=self._marginals(groups, row) if len(self.sizes) > 1 else None,
+                    state_values=float(values[row]),
+                    q_values=None,
+                    selected_action=self._name(picked),
+                    confidence_score=min(1.0, confidence),
+                )
+            )
+        return decisions
+
+    def _explain_q_values(self, q_values: NDArray[Any], actions: NDArray[Any]) -> list[Decision]:
+        """DQN takes the best action except for a share of random ones, the exploration rate."""
+        epsilon = float(getattr(self.model, "exploration_rate", 0.0))
+        count = q_values.shape[1]
+        decisions = []
+        for q_row, action in zip(q_values, np.asarray(actions).reshape(-1), strict=True):
+            probabilities = np.full(count, epsilon / count)
+            probabilities[int(q_row.argmax())] += 1.0 - epsilon
+            decisions.append(
+                Decision(
+                    action_probabilities=self._top(probabilities),
+                    groups=None,
+                    state_values=float(q_row.max()),
+                    q_values=[float(q) for q in q_row] if count <= 256 else None,
+                    selected_action=self._name(np.array([int(action)])),
+                    confidence_score=float(probabilities[int(action)]),
+                )
+            )
+        return decisions
+
+    def _unlisted(self, value: float, action: NDArray[Any]) -> Decision:
+        text = ", ".join(f"{number:.3g}" for number in np.asarray(action).reshape(-1)[:8])
+        return Decision({}, None, float(value), None, f"[{text}]", None)
+
+    def _top(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
+        best = np.argsort(-probabilities, kind="stable")[:SHOWN_ACTIONS]
+        shown = {}
+        for index in best:
+            picked = np.array(np.unravel_index(int(index), self.sizes))
+            shown[self._name(picked)] = round(float(probabilities[index]), 5)
+        if len(probabilities) > SHOWN_ACTIONS:
+            shown["other"] = round(max(0.0, 1.0 - sum(shown.values())), 5)
+        return shown
+
+    def _marginals(self, groups: list[NDArray[np.float64]], row: int) -> dict[str, dict[str, float]]:
+        return {
+            name: {label: round(float(p), 4) for label, p in zip(labels, group[row], strict=True)}
+            for (name, labels), group in zip(self.labels, groups, strict=True)
+        }
+
+    def _name(self, picked: NDArray[np.int64]) -> str:
+        return " + ".join(labels[int(index)] for (_, labels), index in zip(self.labels, picked, strict=True))
+
+
+def _group_probabilities(distribution: Any) -> list[NDArray[np.float64]]:
+    """Probabilities (T, n) per action group of a (maskable) categorical or multi-categorical distribution."""
+    parts = getattr(distribution, "distributions", None) or distribution.distribution
+    parts = parts if isinstance(parts, list) else [parts]
+    return [np.clip(part.probs.cpu().numpy().astype(np.float64), 0.0, 1.0) for part in parts]
+
+
+class BotDecisionCallback(BaseCallback):
+    """Sends what the bot considered in lane 0, at most ``hz`` times a second, with one forward of a single row each."""
+
+    def __init__(self, sink: Sink, hz: float = DECISIONS_HZ) -> None:
+        super().__init__()
+        self._sink = sink
+        self._period = 1.0 / min(hz, DECISIONS_HZ)
+        self._next = 0.0
+        self._explainer: DecisionExplainer | None = None
+
+    def _on_training_start(self) -> None:
+        self._explainer = DecisionExplainer(self.model)
+
+    def _on_step(self) -> bool:
+        now = time.monotonic()
+        last_obs = self.model._last_obs
+        if now < self._next or self._explainer is None or not isinstance(last_obs, np.ndarray):
+            return True
+        self._next = max(self._next + self._period, now)
+        masks = self.locals.get("action_masks")
+        actions = np.asarray(self.locals["actions"])[:1]
+        decision = self._explainer.explain(last_obs[:1], None if masks is None else masks[:1], actions)[0]
+        self._sink.emit(decision.as_event())
+        return True

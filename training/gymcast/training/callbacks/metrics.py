@@ -1,0 +1,210 @@
+"""Metric readings as events, throttled at the source. Works in any Stable-Baselines3 script."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from datetime import datetime
+from typing import Any
+
+import psutil
+from stable_baselines3.common.callbacks import BaseCallback
+
+from gymcast.training.broadcast import EventSink, Sink, register_external_session
+from gymcast.training.callbacks.progress import RunProgress
+from gymcast.training.config import TrainingConfig
+from gymcast.training.events import GraphPoint, PerformanceGraphData, TrainingMetricsData, utc_now
+from gymcast.training.vec_env import GameVecEnv
+
+RATE_WINDOW_SECONDS = 10.0
+GRAPH_SECONDS = 5.0
+
+# Our names for what the algorithms log; entropy is logged as a loss, that is with its sign turned.
+_LOGGED = {
+    "policy_loss": ("train/policy_gradient_loss", "train/policy_loss"),
+    "value_loss": ("train/value_loss",),
+    "entropy": ("train/entropy_loss",),
+    "explained_variance": ("train/explained_variance",),
+    "approx_kl": ("train/approx_kl",),
+    "clip_fraction": ("train/clip_fraction",),
+    "loss": ("train/loss",),
+}
+_GRAPHS = {
+    "reward_progress": ("Reward", "return per episode", ("average_reward", "best_reward")),
+    "win_rate": ("Win rate", "percent of recent episodes", ("win_rate",)),
+    "losses": ("Losses", "loss", ("policy_loss", "value_loss")),
+    "speed": ("Speed", "decisions per second", ("samples_per_second",)),
+}
+
+
+class MetricsBroadcastCallback(BaseCallback):
+    """Sends :class:`TrainingMetricsData` ``hz`` times a second at most, and graph points every five seconds.
+
+    ``sink`` is an :class:`~gymcast.training.broadcast.EventSink`, or the URL of a server such as
+    ``"http://127.0.0.1:8000"``: then a session is announced there when training starts, and the callback sends and
+    closes by itself. In a script of your own nothing else is needed::
+
+        model.learn(100_000, callback=MetricsBroadcastCallback("http://127.0.0.1:8000"))
+    """
+
+    def __init__(
+        self,
+        sink: Sink | str,
+        *,
+        hz: float = 2.0,
+        progress: RunProgress | None = None,
+        name: str | None = None,
+        model_generation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.sink: Sink | None = None if isinstance(sink, str) else sink
+        self.session_id: str | None = None
+        self._url = sink if isinstance(sink, str) else None
+        self._name = name
+        self._own_sink: EventSink | None = None
+        self._shared_progress = progress is not None
+        self.progress = progress or RunProgress(TrainingConfig())
+        self._generation = model_generation
+        self._period = 1.0 / hz
+        self._next = 0.0
+        self._next_graph = 0.0
+        self._rates: deque[tuple[float, int, int]] = deque()
+        self._losses: dict[str, float] = {}
+        self._points: dict[str, list[tuple[datetime, float]]] = {}
+        self._process = psutil.Process()
+        self._game_seconds_per_step: float | None = None
+        self._ticks_per_step: float | None = None
+
+    def _on_training_start(self) -> None:
+        if not self._shared_progress:
+            self.progress.timesteps = self.model.num_timesteps
+            self.progress.start()
+        if self._url is not None:
+            self._open_session(self._url)
+        base = self.training_env.unwrapped
+        if isinstance(base, GameVecEnv):
+            self._game_seconds_per_step = base.env.decision_seconds
+            self._ticks_per_step = base.env.decision_seconds * base.env.game.tick_rate
+        self._note_rate()
+
+    def _open_session(self, url: str) -> None:
+        name = self._name or f"{type(self.model).__name__}-{utc_now():%Y%m%d-%H%M%S}"
+        self.session_id = register_external_session(
+            url, training_session_id=name, algorithm=self._algorithm, model_generation=self._generation
+        )
+        self._own_sink = EventSink(url, self.session_id)
+        self.sink = self._own_sink
+
+    @property
+    def _algorithm(self) -> str:
+        return type(self.model).__name__.removeprefix("Batch")
+
+    def _on_rollout_start(self) -> None:
+        # Right after an update the logger holds its losses; they are gone once it has written them out.
+        values = self.logger.name_to_value
+        for name, keys in _LOGGED.items():
+            for key in keys:
+                if key in values and math.isfinite(values[key]):
+                    self._losses[name] = -float(values[key]) if name == "entropy" else float(values[key])
+        self._note_rate()
+
+    def _on_step(self) -> bool:
+        if not self._shared_progress:
+            self.progress.timesteps = self.model.num_timesteps
+            self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = max(self._next + self._period, now)
+            self.broadcast()
+        return True
+
+    def _on_training_end(self) -> None:
+        self.broadcast()
+        self._send_graphs()
+        if self._own_sink is not None:
+            self._own_sink.close()
+
+    def broadcast(self) -> None:
+        """Send one reading now."""
+        if self.sink is None:
+            return
+        data = self.reading()
+        self.sink.emit(data)
+        values: dict[str, Any] = {**data.model_dump(), **data.extra}
+        for _, _, metrics in _GRAPHS.values():
+            for metric in metrics:
+                if values.get(metric) is not None:
+                    self._points.setdefault(metric, []).append((data.timestamp, float(values[metric])))
+        if time.monotonic() >= self._next_graph:
+            self._next_graph = time.monotonic() + GRAPH_SECONDS
+            self._send_graphs()
+
+    def reading(self) -> TrainingMetricsData:
+        """The metrics now."""
+        stats, progress = self.progress.stats, self.progress
+        samples, episodes = self._rate()
+        game_seconds = None if self._game_seconds_per_step is None else samples * self._game_seconds_per_step
+        extra: dict[str, float | None] = {
+            "timesteps": progress.timesteps,
+            "samples_per_second": samples,
+            "episodes_per_minute": 60.0 * episodes,
+            **{name: value for name, value in self._losses.items() if name != "loss"},
+        }
+        if game_seconds is not None:
+            extra["game_seconds_per_second"] = game_seconds
+        if stats.win_rate is not None:
+            extra.update(wins=stats.wins, losses=stats.losses, draws=stats.draws)
+        return TrainingMetricsData(
+            episode=stats.episodes,
+            total_episodes=progress.config.max_episodes,
+            current_reward=stats.last_return,
+            average_reward=stats.mean_return,
+            best_reward=stats.best_return,
+            episode_length=stats.last_length,
+            win_rate=stats.win_rate,
+            loss_value=self._losses.get("loss"),
+            learning_rate=float(self.model.policy.optimizer.param_groups[0]["lr"]),
+            epsilon=getattr(self.model, "exploration_rate", None),
+            model_generation=self._generation,
+            algorithm=self._algorithm,
+            training_time_elapsed=progress.seconds,
+            actions_per_second=samples,
+            frames_per_second=None if self._ticks_per_step is None else samples * self._ticks_per_step,
+            memory_usage_mb=self._process.memory_info().rss / 2**20,
+            extra=extra,
+        )
+
+    def _note_rate(self) -> None:
+        now = self.progress.seconds
+        self._rates.append((now, self.progress.timesteps, self.progress.stats.episodes))
+        # The oldest point kept is just beyond the window, so that rollouts longer than the window still give a rate.
+        while len(self._rates) > 2 and now - self._rates[1][0] > RATE_WINDOW_SECONDS:
+            self._rates.popleft()
+
+    def _rate(self) -> tuple[float, float]:
+        """Samples and episodes per second of training over about the last ten seconds."""
+        if not self._rates:
+            return 0.0, 0.0
+        then, timesteps, episodes = self._rates[0]
+        seconds = self.progress.seconds - then
+        if seconds <= 0.0:
+            return 0.0, 0.0
+        return (self.progress.timesteps - timesteps) / seconds, (self.progress.stats.episodes - episodes) / seconds
+
+    def _send_graphs(self) -> None:
+        if self.sink is None:
+            return
+        for graph_id, (title, y_label, metrics) in _GRAPHS.items():
+            curves = {
+                metric: [GraphPoint(timestamp=moment, value=value) for moment, value in self._points[metric]]
+                for metric in metrics
+                if self._points.get(metric)
+            }
+            if curves:
+                self.sink.emit(
+                    PerformanceGraphData(
+                        graph_id=graph_id, title=title, y_label=y_label, metrics=list(metrics), data_points=curves
+                    )
+                )
+        self._points.clear()

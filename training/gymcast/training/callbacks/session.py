@@ -1,0 +1,109 @@
+"""Session control: limits, pause, stop, signals and pacing, checked at every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from gymcast.training.broadcast import Sink
+from gymcast.training.callbacks.progress import RunProgress
+from gymcast.training.events import Phase, SessionStatus
+from gymcast.training.signals import StopSignals
+
+StopKind = Literal["limit", "stopping", "cancelled", "signal"]
+PAUSE_POLL_SECONDS = 0.05
+STATUS_SECONDS = 1.0
+
+
+class ProgressCallback(BaseCallback):
+    """Keeps :class:`RunProgress` current. Comes first in the list, so that the others read this step's numbers."""
+
+    def __init__(self, progress: RunProgress) -> None:
+        super().__init__()
+        self.progress = progress
+
+    def _on_training_start(self) -> None:
+        self.progress.timesteps = self.model.num_timesteps
+        self.progress.start()
+
+    def _on_step(self) -> bool:
+        self.progress.timesteps = self.model.num_timesteps
+        self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
+        return True
+
+
+class SessionControlCallback(BaseCallback):
+    """Ends, pauses and paces a training.
+
+    ``report(status, phase, reason)`` is called on changes and once a second, ``save(reason)`` before a pause. After
+    training ``stop_kind`` says why it ended: ``"limit"``, a wish of the server, or ``"signal"``.
+    """
+
+    def __init__(
+        self,
+        progress: RunProgress,
+        signals: StopSignals,
+        sink: Sink | None,
+        report: Callable[[SessionStatus, Phase, str | None], None],
+        save: Callable[[str], Any],
+        decision_seconds: float | None,
+    ) -> None:
+        super().__init__()
+        self.progress = progress
+        self.stop_kind: StopKind | None = None
+        self.reason: str | None = None
+        self._signals = signals
+        self._sink = sink
+        self._report = report
+        self._save = save
+        self._next_status = 0.0
+        pacing = progress.config.pacing
+        self._step_seconds = decision_seconds / pacing if pacing is not None and decision_seconds is not None else 0.0
+        self._step_due = 0.0
+
+    def _on_step(self) -> bool:
+        now = time.monotonic()
+        if now >= self._next_status:
+            self._next_status = now + STATUS_SECONDS
+            self._report("running", "training", None)
+        if self._sink is not None and self._sink.desired == "paused":
+            self._stay_paused(self._sink)
+        if self._must_stop():
+            return False
+        if self._step_seconds:
+            self._pace()
+        return True
+
+    def _must_stop(self) -> bool:
+        desired = "running" if self._sink is None else self._sink.desired
+        limit = self.progress.reached()
+        if self._signals.received is not None:
+            self.stop_kind, self.reason = "signal", f"received {self._signals.received.name}"
+        elif desired == "cancelled":
+            self.stop_kind, self.reason = "cancelled", "cancelled on request"
+        elif desired == "stopping":
+            self.stop_kind, self.reason = "stopping", "stopped on request"
+        elif limit is not None:
+            self.stop_kind, self.reason = "limit", f"{limit} reached"
+        return self.stop_kind is not None
+
+    def _stay_paused(self, sink: Sink) -> None:
+        self.progress.pause()
+        self._save("pause")
+        self._report("paused", "", "paused on request")
+        while sink.desired == "paused" and self._signals.received is None:
+            time.sleep(PAUSE_POLL_SECONDS)
+        self.progress.resume()
+        self._step_due = 0.0
+        self._report("running", "training", None)
+
+    def _pace(self) -> None:
+        # A step that comes late (the update of the network takes its time) is not made up for: the game never runs
+        # faster than asked.
+        now = time.monotonic()
+        if self._step_due > now:
+            time.sleep(self._step_due - now)
+        self._step_due = max(now, self._step_due) + self._step_seconds

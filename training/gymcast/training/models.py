@@ -1,0 +1,94 @@
+"""From a configuration to a Stable-Baselines3 algorithm."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any, Final
+
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import is_masking_supported
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv
+
+from gymcast.training.algorithms import (
+    BatchA2C,
+    BatchMaskablePPO,
+    BatchMaskableRolloutBuffer,
+    BatchPPO,
+    BatchRolloutBuffer,
+)
+from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.policies import choose_torch_threads, network_work, policy_kwargs
+from gymcast.training.schedules import resolve_schedules
+
+PLAIN: Final[dict[str, type[BaseAlgorithm]]] = {"ppo": PPO, "maskable_ppo": MaskablePPO, "a2c": A2C, "dqn": DQN}
+BATCHED: Final[dict[str, tuple[type[BaseAlgorithm], type[Any]]]] = {
+    "ppo": (BatchPPO, BatchRolloutBuffer),
+    "maskable_ppo": (BatchMaskablePPO, BatchMaskableRolloutBuffer),
+    "a2c": (BatchA2C, BatchRolloutBuffer),
+}
+
+
+def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
+    """The algorithm of ``config`` on ``env``, with fresh weights from ``seed``.
+
+    Raises :class:`~gymcast.training.config.ConfigError` for unknown hyperparameters, or an algorithm that does not
+    suit the environment's actions.
+    """
+    _check_hyperparameters(config)
+    _check_actions(config, env)
+    hyperparameters = resolve_schedules(dict(config.hyperparameters))
+    flat = isinstance(env.observation_space, spaces.Box) and not is_image_space(env.observation_space)
+    algorithm = PLAIN[config.algorithm]
+    if config.algorithm in BATCHED and isinstance(env.observation_space, spaces.Box):
+        algorithm, buffer = BATCHED[config.algorithm]
+        hyperparameters.setdefault("rollout_buffer_class", buffer)
+    if isinstance(env.observation_space, spaces.Dict):
+        policy = "MultiInputPolicy"
+    else:
+        policy = "MlpPolicy" if flat else "CnnPolicy"
+    return algorithm(
+        policy,
+        env,
+        seed=seed,
+        device=config.device,
+        policy_kwargs=policy_kwargs(config.network, config.algorithm),
+        **hyperparameters,
+    )
+
+
+def torch_threads(config: TrainingConfig, env: VecEnv) -> int:
+    """The torch threads that suit ``config``: those of its training batches, which are most of the work."""
+    batch = config.hyperparameters.get("batch_size", 64 if config.algorithm != "a2c" else 5 * env.num_envs)
+    inputs = spaces.flatdim(env.observation_space)
+    outputs = spaces.flatdim(env.action_space)
+    return choose_torch_threads(int(str(batch)), network_work(config.network, inputs, outputs))
+
+
+def _check_hyperparameters(config: TrainingConfig) -> None:
+    known = [name for name in inspect.signature(PLAIN[config.algorithm].__init__).parameters if name != "self"]
+    problems = []
+    for name in config.hyperparameters:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            text = f"{hint}{config.algorithm} takes: {', '.join(known)}"
+            problems.append((f"hyperparameters.{name}", text))
+    if problems:
+        raise ConfigError("invalid TrainingConfig", problems)
+
+
+def _check_actions(config: TrainingConfig, env: VecEnv) -> None:
+    if config.algorithm == "dqn" and not isinstance(env.action_space, spaces.Discrete):
+        remedy = "set env_kwargs.action to 'discrete' or use ppo"
+        raise ConfigError(
+            "invalid TrainingConfig", [("algorithm", f"dqn needs Discrete actions, got {env.action_space}; {remedy}")]
+        )
+    if config.algorithm == "maskable_ppo" and not is_masking_supported(env):
+        raise ConfigError(
+            "invalid TrainingConfig", [("algorithm", f"{config.env_id} has no action_masks(); use ppo instead")]
+        )

@@ -1,0 +1,50 @@
+"""SIGINT and SIGTERM: finish the step, write a checkpoint, then leave. A second Ctrl-C leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM is only noted in ``received``; a second SIGINT exits the process.
+
+    Python delivers signals to the main thread only, so it has to be entered there; in another thread it does nothing,
+    and whoever owns the main thread decides.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the signal received; 0 when there was none."""
+        return 0 if self.received is None else 128 + self.received.value
+
+    def __enter__(self) -> Self:
+        try:
+            for number in HANDLED:
+                self._previous[number] = signal.signal(number, self._handle)
+        except ValueError:
+            # Not the main thread: Python installs no handlers here.
+            self._previous.clear()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            # Asked twice: no clean-up, no buffered output, just out.
+            os._exit(128 + number)
+        if self.received is None:
+            self.received = signal.Signals(number)
