@@ -22,8 +22,8 @@ class NumpyPolicy:
     """A multi-layer perceptron with a policy head and a value head, read from a `policy.npz`.
 
     The file holds `pi.<i>.weight` float32 (out, in) and `pi.<i>.bias` for the hidden layers of the actor,
-    `action.weight` and `action.bias` for its head, `vf.*` and `value.*` likewise for the critic, and `meta`, a JSON text with
-    `env_id`, `activation` and `nvec` (sizes of the groups of actions). Nothing in it is ever unpickled.
+    `action.weight` and `action.bias` for its head, `vf.*` and `value.*` likewise for the critic, and `meta`, a JSON
+    text with `env_id`, `activation` and `nvec` (sizes of the groups of actions). Nothing in it is ever unpickled.
     """
 
     def __init__(self, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], seed: int | None = 0) -> None:

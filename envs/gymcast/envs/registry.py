@@ -39,9 +39,7 @@ class OptionSpec:
         whole = is_number and (not self.integer or float(value).is_integer())
         if not whole or not (self.low is not None and self.high is not None and self.low <= value <= self.high):
             kind = "a whole number" if self.integer else "a number"
-            raise OptionValueError(
-                f"option {name}={value!r} is not allowed: give {kind} from {self.low} to {self.high}."
-            )
+            raise OptionValueError(f"option {name}={value!r} is not allowed: give {kind}, {self.low} to {self.high}.")
         return int(value) if self.integer else float(value)
 
 

@@ -28,7 +28,7 @@ class Replay:
     """One episode.
 
     actions: (T, S, ...) one row per decision and played seat: uint8 groups of a MultiDiscrete, or float32 of a Box.
-    summary: what it came to: `return`, `length` (decisions), `seconds` (game time), `outcome`, `kills`, `deaths`, `hash`.
+    summary: what it came to: `return`, `length` (decisions), `seconds` (game time), `outcome`, `kills`, `deaths`.
     """
 
     env_id: str
@@ -142,7 +142,7 @@ class _Player:
         game = game_spec(replay.env_id)
         if replay.version != game.version:
             raise ReplayError(
-                f"this replay is of {replay.env_id} version {replay.version}, and the game here is version {game.version}: "
+                f"this replay is of {replay.env_id} version {replay.version}, the game here is version {game.version}: "
                 "its rules changed, so the episode cannot be had again. Use the gymcast release that recorded it."
             )
         options = game.complete_options(replay.options)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from gymcast.envs.errors import ActionError, OptionValueError
@@ -15,7 +14,7 @@ from gymcast.envs.vector import OUTCOMES, GameVectorEnv
 
 
 class GameEnv(gymnasium.Env[Any, Any]):
-    """One game, one learner's seat. The rules are the batch's own: this is a `GameVectorEnv` of one lane without autoreset."""
+    """One game, one learner's seat: a `GameVectorEnv` of one lane without autoreset, and no second copy of a rule."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"]}
     game: ClassVar[GameSpec]
@@ -79,6 +78,3 @@ class GameEnv(gymnasium.Env[Any, Any]):
 class ArchersEnv(GameEnv):
     __doc__ = (ARCHERS.docs or "") + ""
     game = ARCHERS
-
-
-__all__ = ["ArchersEnv", "GameEnv", "batch_space"]

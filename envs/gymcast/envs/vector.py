@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,15 +36,15 @@ def make_game_vector_env(
 class GameVectorEnv(VectorEnv[Any, Any, Any]):
     """A batch of games in one process, stepped by compiled code; same-step autoreset.
 
-    A lane is one seat played by the caller. With opponent="self" every seat of a game is a lane (lane = game * players +
-    seat); otherwise each game has one lane, seat 0. Lane i of a batch seeded with s plays what a single environment
+    A lane is one seat played by the caller. With opponent="self" every seat of a game is a lane (lane = game * players
+    + seat); otherwise each game has one lane, seat 0. Lane i of a batch seeded with s plays what a single environment
     seeded with s + i plays (with opponent="self": game i).
 
     Observations, rewards and masks are views of arrays that two steps take turns to write: what a step returns stays as
     it is until the step after next. Copy what you keep longer.
 
     `infos` of a step holds `action_mask` bool (N, K); when matches ended also `final_obs` (N, ...), `final_info`
-    (`episode` {r, l}, `outcome` +1/0/-1, `kills`, `deaths`, each (N,)) and the masks `_final_obs`, `_final_info` bool (N,).
+    (`episode` {r, l}, `outcome` +1/0/-1, `kills`, `deaths`, each (N,)) and their masks `_final_obs`, `_final_info`.
 
     Args:
         env_id: id or name of a built-in game.
@@ -83,7 +84,8 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
         self._inner_seats = players if self._policy else self.seats
         if num_envs % self.seats:
             raise OptionValueError(
-                f"num_envs={num_envs} is not allowed with opponent='self': every seat is a lane, give a multiple of {players}."
+                f"num_envs={num_envs} is not allowed with opponent='self': every seat is a lane, "
+                f"give a multiple of {players}."
             )
         self.num_envs = int(num_envs)
         self.num_games = self.num_envs // self.seats
@@ -129,7 +131,7 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
             threads = len(os.sched_getaffinity(0)) if self.num_games >= THREADS_FROM_LANES else 1
         threads = min(threads, self.num_games)
         edges = [round(i * self.num_games / threads) for i in range(threads + 1)]
-        return list(zip(edges[:-1], edges[1:], strict=True))
+        return list(itertools.pairwise(edges))
 
     # ------------------------------------------------------------------------------------------------ Gymnasium's API
 

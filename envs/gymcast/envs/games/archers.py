@@ -97,7 +97,7 @@ COLOURS = np.array(
 )
 SKY = np.array([24, 26, 38], np.uint8)
 
-# A scripted archer's memory, int64 (see State.bot).
+# A scripted archer's memory (see `bot` in STATE).
 BOT_NEXT, BOT_INTENT_UNTIL, BOT_INTENT, BOT_SLOT, BOT_QUEUE = 0, 1, 2, 3, 4
 QUEUE_SLOTS, SLOT_SIZE = 4, 5  # due time in ms (-1: empty), move, vertical, bow, aim
 BOT_SIZE = BOT_QUEUE + QUEUE_SLOTS * SLOT_SIZE
@@ -184,7 +184,7 @@ class Outputs(NamedTuple):
 
 
 def observation_size(players: int) -> int:
-    """Length of the vector observation for a number of players: 96 for two, 107 for three, 118 for four."""
+    """Length of the vector observation for a number of players: 93 for two, 104 for three, 115 for four."""
     return FOES_AT + FOE_SIZE * (players - 1) + ARROW_SIZE * ARROWS_SEEN
 
 
