@@ -1,1 +1,66 @@
 """The aiohttp server, the page and the command line."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .app import PortTakenError, RunningServer, TrainingMetricsServer, create_app, run_server, running_server
+    from .config import (
+        DatabaseConfig,
+        IntegrationConfig,
+        PerformanceConfig,
+        RedisConfig,
+        SecurityConfig,
+        ServerConfig,
+        ServerConfigError,
+        ServerConfiguration,
+    )
+    from .hub import Hub
+
+__all__ = [
+    "DatabaseConfig",
+    "Hub",
+    "IntegrationConfig",
+    "PerformanceConfig",
+    "PortTakenError",
+    "RedisConfig",
+    "RunningServer",
+    "SecurityConfig",
+    "ServerConfig",
+    "ServerConfigError",
+    "ServerConfiguration",
+    "TrainingMetricsServer",
+    "create_app",
+    "run_server",
+    "running_server",
+]
+
+_MODULES: Final = {
+    "app": ("PortTakenError", "RunningServer", "TrainingMetricsServer", "create_app", "run_server", "running_server"),
+    "config": (
+        "DatabaseConfig",
+        "IntegrationConfig",
+        "PerformanceConfig",
+        "RedisConfig",
+        "SecurityConfig",
+        "ServerConfig",
+        "ServerConfigError",
+        "ServerConfiguration",
+    ),
+    "hub": ("Hub",),
+}
+_HOME: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use, so that the command line starts without aiohttp and the database.
+    module = _HOME.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,257 @@
+"""The application: its parts put together, started on a socket, and stopped without losing anything."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from gymcast.training.storage import Committed, Storage
+
+from .config import ServerConfig
+from .guard import add_headers, errors, origins
+from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Manager, Services
+from .hub import Hub
+from .messages import CLOSE_SHUTDOWN, outgoing
+from .replays import FrameCache
+from .routes import add_routes
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_S: Final = 5.0
+_PORTS_TRIED: Final = 100
+
+
+class PortTakenError(OSError):
+    """Another program listens on the port. ``suggestion`` is the next free one, or ``None`` when none was found."""
+
+    def __init__(self, port: int, suggestion: int | None) -> None:
+        self.port = port
+        self.suggestion = suggestion
+        super().__init__(
+            errno.EADDRINUSE,
+            f"port {port} is taken" + (f"; port {suggestion} is free" if suggestion is not None else ""),
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def create_app(config: ServerConfig | None = None, *, manager: Manager | None = None) -> web.Application:
+    """The application for ``config``. Raises :class:`ServerConfigError` for settings it cannot run with.
+
+    With a ``manager`` it takes managed sessions; without one it answers them with 503 and says what to do.
+    """
+    config = config or ServerConfig()
+    config.check_startable()
+    app = web.Application(middlewares=[errors, origins], client_max_size=MAX_BODY_BYTES)
+    app[CONFIG] = config
+    add_routes(app)
+    app.on_response_prepare.append(add_headers)
+
+    async def parts(app: web.Application) -> AsyncIterator[None]:
+        async with _services(config) as services:
+            services.manager = manager
+            app[SERVICES] = services
+            yield
+
+    async def close_viewers(app: web.Application) -> None:
+        app[SERVICES].hub.close_all(CLOSE_SHUTDOWN, "the server is shutting down")
+
+    app.cleanup_ctx.append(parts)
+    app.on_shutdown.append(close_viewers)
+    return app
+
+
+@asynccontextmanager
+async def _services(config: ServerConfig) -> AsyncIterator[Services]:
+    async with AsyncExitStack() as stack:
+        url = config.database_url
+        if not config.database.enabled:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gymcast-"))
+            url = f"sqlite:///{Path(folder) / 'session.db'}"
+        storage = await stack.enter_async_context(await Storage.open(url))
+        hub = Hub(
+            per_session=config.performance.max_connections_per_session,
+            total=config.performance.max_total_connections,
+        )
+        frames = FrameCache(storage)
+        stack.push_async_callback(frames.close)
+        services = Services(config, storage, hub, frames, time.monotonic())
+        stack.callback(storage.listen(_fan_out(services)))
+        sweeper = asyncio.create_task(_sweep(hub, config.performance.cleanup_interval_seconds))
+        stack.push_async_callback(_cancel, sweeper)
+        yield services
+
+
+def _fan_out(services: Services) -> Callable[[Committed], None]:
+    """What viewers are told about a commit."""
+    hub = services.hub
+
+    def tell(committed: Committed) -> None:
+        if committed.session is None:
+            hub.drop_channel(committed.session_id)
+            return
+        for event in committed.events:
+            message = outgoing(event)
+            if message is not None:
+                kind, key, data = message
+                hub.publish(committed.session_id, kind, data, key=key, ts=event.ts)
+        if committed.session_changed:
+            hub.publish(committed.session_id, "training_status", services.info(committed.session))
+
+    return tell
+
+
+async def _sweep(hub: Hub, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        hub.sweep()
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+class RunningServer:
+    """A server that listens. ``url`` is the page's address."""
+
+    def __init__(self, host: str, port: int, services: Services) -> None:
+        self.host = host
+        self.port = port
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.services = services
+
+    @property
+    def storage(self) -> Storage:
+        """Its database."""
+        return self.services.storage
+
+    @property
+    def hub(self) -> Hub:
+        """Its live messages."""
+        return self.services.hub
+
+    @property
+    def manager(self) -> Manager | None:
+        """Who runs managed sessions; may be set once the server listens, since a manager needs its address."""
+        return self.services.manager
+
+    @manager.setter
+    def manager(self, manager: Manager | None) -> None:
+        self.services.manager = manager
+
+    async def subscribe(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
+        """Live messages of a session as ``{type, seq, ts, data}``, until the session is deleted or the server ends."""
+        async with self.hub.listen(session_id) as next_ones:
+            while messages := await next_ones():
+                for message in messages:
+                    yield {"type": message.type, "seq": message.seq, "ts": message.ts, "data": message.data}
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises :class:`PortTakenError`, or ``OSError`` for an address that is not this machine's."""
+    try:
+        return _bind(host, port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    for candidate in range(port + 1, min(port + _PORTS_TRIED, 65_535) + 1):
+        with suppress(OSError):
+            _bind(host, candidate).close()
+            raise PortTakenError(port, candidate)
+    raise PortTakenError(port, None)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    # "localhost" may stand for two addresses; browsers try both, so one is enough.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":
+            # Without it a port stays taken for a minute after a server ended. (On Windows it would allow two servers.)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(128)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@asynccontextmanager
+async def running_server(
+    config: ServerConfig | None = None, *, manager: Manager | None = None
+) -> AsyncIterator[RunningServer]:
+    """A server for the length of the context, in the running event loop. Port 0 takes any free port.
+
+    Raises :class:`PortTakenError`, :class:`ServerConfigError`, ``StorageUnavailableError``. At the end viewers are told
+    (close code 1001), requests at work are answered, and what they stored is committed.
+    """
+    config = config or ServerConfig()
+    app = create_app(config, manager=manager)
+    listener = bind(config.host, config.port)
+    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        yield RunningServer(config.host.strip("[]"), listener.getsockname()[1], app[SERVICES])
+    finally:
+        await runner.cleanup()
+        listener.close()
+
+
+async def run_server(
+    config: ServerConfig | None = None,
+    *,
+    manager: Manager | None = None,
+    started: Callable[[RunningServer], None] | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM; returns the signal's number. ``started`` is called once the server listens."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def end(number: int) -> None:
+        if not ended.done():
+            ended.set_result(number)
+
+    async with running_server(config, manager=manager) as server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, end, number)
+        try:
+            log.info("listening on %s", server.url)
+            if started is not None:
+                started(server)
+            return await ended
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+class TrainingMetricsServer:
+    """The server as one object: ``TrainingMetricsServer(config).run()`` serves until SIGINT or SIGTERM."""
+
+    def __init__(self, config: ServerConfig | None = None) -> None:
+        self.config = config or ServerConfig()
+
+    def run(self) -> int:
+        """Serve in this thread; returns the number of the signal that ended it."""
+        logging.basicConfig(
+            level="DEBUG" if self.config.debug else self.config.log_level,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
+        return asyncio.run(run_server(self.config, started=lambda server: print(f"gymcast listens on {server.url}")))

@@ -1,0 +1,286 @@
+"""Configuration of the server: keyword arguments, a JSON file, environment variables. One model for all three."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+MIN_SECRET_BYTES: Final = 32
+# The secret that the documentation shows; a server that uses it is open to everybody.
+EXAMPLE_SECRETS: Final = frozenset({"your-secret-key", "production-secret-key"})
+_ORIGIN: Final = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?")
+_DEFAULT_DATABASE: Final = "sqlite:///data/training_metrics.db"
+
+
+class ServerConfigError(ValueError):
+    """Settings the server cannot start with. ``problems`` lists every one as ``(setting, text)``."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        super().__init__(
+            "\n".join(["the server cannot start with these settings:", *(f"  {a}: {b}" for a, b in problems)])
+        )
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatabaseConfig(_Section):
+    """Where sessions and metrics are kept."""
+
+    enabled: bool = Field(default=True, description="false: keep everything in a temporary file until the server ends")
+    url: str | None = Field(
+        default=None,
+        description=f"SQLAlchemy URL; null: the SQLite file of data_storage_path, or {_DEFAULT_DATABASE}",
+    )
+
+
+class RedisConfig(_Section):
+    """The channel between several server processes."""
+
+    enabled: bool = Field(default=False, description="share live messages between server processes through Redis")
+    host: str = Field(default="localhost", description="host of the Redis server")
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=6379, description="its port")
+    url: str | None = Field(default=None, description="redis:// URL; replaces host and port")
+
+
+class SecurityConfig(_Section):
+    """Who may talk to the server."""
+
+    enable_auth: bool = Field(default=False, description="require a token on every request")
+    jwt_secret_key: SecretStr | None = Field(
+        default=None, description=f"secret that signs tokens, at least {MIN_SECRET_BYTES} bytes"
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="exact origins of other pages that may use this server, such as http://localhost:3000"
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _exact(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [origin for origin in value if not _ORIGIN.fullmatch(origin)]
+        if wrong:
+            raise ValueError(
+                f"not an origin: {', '.join(map(repr, wrong))}; write scheme://host[:port] without path or wildcard"
+            )
+        return tuple(origin.lower() for origin in value)
+
+    @field_validator("jwt_secret_key")
+    @classmethod
+    def _strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            secret = value.get_secret_value()
+            if secret in EXAMPLE_SECRETS:
+                raise ValueError("this is the secret of the documentation's example; make one of your own")
+            if len(secret.encode()) < MIN_SECRET_BYTES:
+                raise ValueError(f"{len(secret.encode())} bytes are too short; use at least {MIN_SECRET_BYTES}")
+        return value
+
+
+class IntegrationConfig(_Section):
+    """The game server beside this one."""
+
+    game_server_url: str | None = Field(default=None, description="address of a game server to integrate with")
+    enable_spectator_integration: bool = Field(default=True, description="let spectators watch sessions that allow it")
+
+
+class PerformanceConfig(_Section):
+    """Limits."""
+
+    max_connections_per_session: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=50, description="WebSocket viewers of one session"
+    )
+    max_total_connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=1000, description="WebSocket viewers in all"
+    )
+    metrics_history_size: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
+        default=10_000, description="raw readings that one history request may read to form its buckets"
+    )
+    cleanup_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
+        default=300, description="seconds between sweeps that drop what is kept in memory for sessions nobody watches"
+    )
+    enable_rate_limiting: bool = Field(default=False, description="limit requests per client")
+
+
+_NESTED: Final[dict[str, type[_Section]]] = {
+    "database": DatabaseConfig,
+    "redis": RedisConfig,
+    "security": SecurityConfig,
+    "integration": IntegrationConfig,
+    "performance": PerformanceConfig,
+}
+# The short form ServerConfig(cors_origins=[...]) names a nested setting directly when its name is unique.
+_FLAT: Final = {
+    name: section
+    for section, model in _NESTED.items()
+    for name in model.model_fields
+    if sum(name in other.model_fields for other in _NESTED.values()) == 1 and name != "host" and name != "port"
+}
+_ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
+    "TRAINING_METRICS_HOST": ("host",),
+    "TRAINING_METRICS_PORT": ("port",),
+    "TRAINING_METRICS_DEBUG": ("debug",),
+    "TRAINING_METRICS_LOG_LEVEL": ("log_level",),
+    "DATABASE_URL": ("database", "url"),
+    "REDIS_URL": ("redis", "url"),
+    "JWT_SECRET_KEY": ("security", "jwt_secret_key"),
+    "CORS_ORIGINS": ("security", "cors_origins"),
+    "GAME_SERVER_URL": ("integration", "game_server_url"),
+    "MAX_CONNECTIONS_PER_SESSION": ("performance", "max_connections_per_session"),
+    "MAX_TOTAL_CONNECTIONS": ("performance", "max_total_connections"),
+    "DATA_STORAGE_PATH": ("data_storage_path",),
+}
+
+
+class ServerConfig(_Section):
+    """Settings of the server.
+
+    Nested settings may be given by their section (``security=SecurityConfig(cors_origins=[...])``) or directly
+    (``cors_origins=[...]``). Raises pydantic's ``ValidationError``; :meth:`load` raises :class:`ServerConfigError`.
+    """
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        default="127.0.0.1", description="address to bind"
+    )
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8000, description="port to bind; 0: any free one")
+    debug: bool = Field(default=False, description="log at level DEBUG")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(default="INFO")
+    data_storage_path: Path | None = Field(
+        default=None, description="folder of the SQLite file when no database URL is given"
+    )
+    database: DatabaseConfig = Field(default_factory=DatabaseConfig)
+    redis: RedisConfig = Field(default_factory=RedisConfig)
+    security: SecurityConfig = Field(default_factory=SecurityConfig)
+    integration: IntegrationConfig = Field(default_factory=IntegrationConfig)
+    performance: PerformanceConfig = Field(default_factory=PerformanceConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        gathered = dict(values)
+        for name in [name for name in gathered if name in _FLAT]:
+            section = _FLAT[name]
+            held = gathered.get(section, {})
+            if isinstance(held, BaseModel):
+                held = held.model_dump(exclude_unset=True)
+            if not isinstance(held, Mapping):
+                return values
+            if name in held:
+                raise ValueError(f"{name} is given twice: directly and in {section}")
+            gathered[section] = {**held, name: gathered.pop(name)}
+        return gathered
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database, from the settings that decide it."""
+        if self.database.url is not None:
+            return self.database.url
+        if self.data_storage_path is not None:
+            return f"sqlite:///{self.data_storage_path / 'training_metrics.db'}"
+        return _DEFAULT_DATABASE
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Defaults, then the JSON file at ``path``, then environment variables, then ``overrides``.
+
+        Raises :class:`ServerConfigError` with every problem, ``OSError`` when the file cannot be read.
+        """
+        values = {} if path is None else _read_file(Path(path))
+        for variable, where in _ENVIRONMENT.items():
+            text = (os.environ if environ is None else environ).get(variable, "")
+            if text:
+                _put(values, where, _parse(variable, text))
+        for name, value in overrides.items():
+            _put(values, (_FLAT[name], name) if name in _FLAT else (name,), value)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ServerConfigError(
+                [(".".join(map(str, item["loc"])) or "settings", _describe(item)) for item in error.errors()]
+            ) from None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """From environment variables alone. Raises :class:`ServerConfigError`."""
+        return cls.load(environ=environ)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """From a JSON file alone. Raises :class:`ServerConfigError`, ``OSError``."""
+        return cls.load(path, environ={})
+
+    def check_startable(self) -> None:
+        """Raise :class:`ServerConfigError` for settings that would be unsafe or that this version cannot honour."""
+        problems = []
+        if not self.is_loopback:
+            problems.append(
+                (
+                    "host",
+                    f"{self.host} can be reached from other machines, which needs authentication, and this version has"
+                    " none yet; use 127.0.0.1 (and an SSH tunnel to reach it from elsewhere)",
+                )
+            )
+        for setting, wanted in (
+            ("redis.enabled", self.redis.enabled),
+            ("security.enable_auth", self.security.enable_auth),
+            ("performance.enable_rate_limiting", self.performance.enable_rate_limiting),
+        ):
+            if wanted:
+                problems.append((setting, "is not available in this version; leave it off"))
+        if problems:
+            raise ServerConfigError(problems)
+
+
+ServerConfiguration = ServerConfig
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ServerConfigError([(str(path), f"is not JSON: {error}")]) from None
+    if not isinstance(values, dict):
+        raise ServerConfigError([(str(path), "has to hold a JSON object")])
+    return values
+
+
+def _put(values: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
+    for name in where[:-1]:
+        inner = values.get(name)
+        values[name] = dict(inner) if isinstance(inner, Mapping) else {}
+        values = values[name]
+    values[where[-1]] = value
+
+
+def _parse(variable: str, text: str) -> Any:
+    if variable == "CORS_ORIGINS":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _describe(item: Any) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if "jwt_secret_key" in item["loc"]:
+        return message  # the value itself is a secret
+    given = repr(item["input"])
+    return f"{message}, got {given if len(given) <= 80 else given[:77] + '...'}"

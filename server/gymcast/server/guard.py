@@ -1,0 +1,135 @@
+"""Middlewares: who may talk to the server, errors as problem+json, headers that keep the page safe."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import hdrs, web
+from yarl import URL
+
+from gymcast.training.storage import StorageBusyError, StorageError, StorageUnavailableError
+
+from .config import ServerConfig
+from .handlers.common import CONFIG
+from .problems import Problem, from_http, from_storage
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CORS_METHODS: Final = "GET, POST, PUT, DELETE"
+_CORS_HEADERS: Final = "Content-Type, If-Match, If-None-Match, Idempotency-Key"
+# Scripts come from this server only. plotly sets styles on elements, which needs 'unsafe-inline' for styles.
+CONTENT_SECURITY_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+def new_instance() -> str:
+    """An id for one request, found again in the log and in ``X-Request-Id``."""
+    return secrets.token_hex(8)
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer every error as problem+json; what nobody expected becomes a 500 that tells nothing but its id."""
+    instance = new_instance()
+    try:
+        response = await handler(request)
+    except Problem as problem:
+        response = problem.response(instance)
+    except StorageError as error:
+        if isinstance(error, StorageUnavailableError | StorageBusyError):
+            log.warning("%s %s (%s): %s", request.method, request.path, instance, error)
+        response = from_storage(error).response(instance)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = from_http(error, request.path, request.method).response(instance)
+    except Exception:
+        log.exception("%s %s (%s) failed", request.method, request.path, instance)
+        response = Problem("internal-error", "The server failed to answer; its log tells why.").response(instance)
+    if not response.prepared:
+        response.headers["X-Request-Id"] = instance
+    return response
+
+
+@web.middleware
+async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep pages of other origins out, so that a web page cannot drive a server that trusts its own machine.
+
+    The Host header has to name this server (a page of another name that resolves to this address is refused: DNS
+    rebinding). A request that can change something, and every WebSocket, must come from this origin or a listed one,
+    or from no page at all.
+    """
+    config = request.app[CONFIG]
+    host = _host(request)
+    if config.is_loopback and host not in _LOOPBACK_NAMES | {config.host.lower().strip("[]")}:
+        raise Problem("foreign-host", f"The Host header names {request.headers.get(hdrs.HOST, '')[:100]!r}.")
+    origin = request.headers.get(hdrs.ORIGIN)
+    allowed = _allows(config, request, origin)
+    upgrade = hdrs.UPGRADE in request.headers
+    if not allowed and (upgrade or request.method not in _SAFE_METHODS):
+        raise Problem("foreign-origin", f"{(origin or 'the page')[:100]} is not allowed here; see cors_origins.")
+    if request.method == "OPTIONS" and origin is not None and "Access-Control-Request-Method" in request.headers:
+        if not allowed:
+            raise Problem("foreign-origin", f"{origin[:100]} is not allowed here; see cors_origins.")
+        response: web.StreamResponse = web.Response(
+            status=204,
+            headers={
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: _CORS_METHODS,
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: _CORS_HEADERS,
+                hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+            },
+        )
+    else:
+        response = await handler(request)
+    if origin is not None and not response.prepared:
+        response.headers.add(hdrs.VARY, "Origin")
+        if origin.lower() in config.security.cors_origins:
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Location, Retry-After, X-Request-Id"
+    return response
+
+
+def _host(request: web.Request) -> str:
+    """The host name in the Host header, without its port; empty when it cannot be read."""
+    try:
+        return (URL(f"http://{request.headers.get(hdrs.HOST, '')}").host or "").lower()
+    except ValueError:
+        return ""
+
+
+def _allows(config: ServerConfig, request: web.Request, origin: str | None) -> bool:
+    if origin is None:
+        # Not from a page, or from a browser that tells the same in this header.
+        return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+    own = f"{request.scheme}://{request.headers.get(hdrs.HOST, '')}"
+    return origin.lower() == own.lower() or origin.lower() in config.security.cors_origins
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal handler: headers of every answer."""
+    headers = response.headers
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    headers.setdefault("Referrer-Policy", "no-referrer")
+    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    # Files are checked by their ETag each time, answers of the API are never kept.
+    is_file = request.path == "/" or request.path.startswith("/static/") or request.path == "/favicon.ico"
+    headers.setdefault(hdrs.CACHE_CONTROL, "no-cache" if is_file else "no-store")

@@ -1,0 +1,301 @@
+"""What every handler uses: the application's parts, reading bodies and queries, JSON answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeVar
+
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ValidationError
+
+from gymcast.server.config import ServerConfig
+from gymcast.server.hub import Hub
+from gymcast.server.problems import Problem, from_validation, invalid
+from gymcast.server.replays import FrameCache
+from gymcast.training.config import TrainingConfig
+from gymcast.training.storage import SessionRecord, Storage, to_us
+
+MAX_BODY_BYTES: Final = 1 << 20
+BODY_SECONDS: Final = 10.0
+# Deeper JSON than any message needs, shallower than what the JSON encoder can write back.
+_MAX_DEPTH: Final = 64
+_MAX_INTEGER: Final = 2**63 - 1
+_NO_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+')
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Manager(Protocol):
+    """The part of a session manager that the server calls."""
+
+    async def create_session(
+        self, config: TrainingConfig, *, priority: int = 0, enable_spectators: bool | None = None
+    ) -> SessionRecord:
+        """Queue a training."""
+
+    async def stop_session(self, session_id: str, *, urgent: bool = False, reason: str | None = None) -> SessionRecord:
+        """Stop with a checkpoint."""
+
+    async def pause_session(self, session_id: str) -> SessionRecord:
+        """Pause with everything kept."""
+
+    async def resume_session(self, session_id: str) -> SessionRecord:
+        """Let a paused session go on."""
+
+    def manages(self, session_id: str) -> bool:
+        """Whether this manager has the session."""
+
+
+class Services:
+    """The parts of one running server; handlers reach them as ``request.app[SERVICES]``."""
+
+    def __init__(self, config: ServerConfig, storage: Storage, hub: Hub, frames: FrameCache, started: float) -> None:
+        self.config = config
+        self.storage = storage
+        self.hub = hub
+        self.frames = frames
+        self.started = started
+        self.manager: Manager | None = None
+
+    def info(self, record: SessionRecord) -> dict[str, Any]:
+        """The session info of the contract."""
+        return {**record.to_json(), "spectator_count": self.hub.spectators(record.session_id)}
+
+
+SERVICES: Final = web.AppKey("services", Services)
+CONFIG: Final = web.AppKey("config", ServerConfig)
+
+
+def answer(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A JSON answer."""
+    body = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+# Bodies
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body of a JSON request. Raises :class:`Problem` when it is not JSON by name, too large, too slow or empty."""
+    if request.content_type != "application/json":
+        raise Problem("unsupported-media-type", "Send the body with Content-Type: application/json.")
+    too_large = Problem("body-too-large", f"The body may have at most {MAX_BODY_BYTES} bytes.")
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > MAX_BODY_BYTES:
+                    raise too_large
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem(
+            "request-timeout",
+            f"The body did not arrive within {BODY_SECONDS:g} seconds.",
+            headers={"Connection": "close"},
+        ) from None
+    if not size:
+        raise Problem("malformed-request", "The body is empty; it has to be JSON.")
+    return b"".join(chunks)
+
+
+def parse_json(body: bytes) -> Any:
+    """Strict JSON. Raises :class:`Problem`: 400 for what is not JSON, 422 for values that cannot be kept."""
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_not_finite,
+            parse_int=_bounded_int,
+            parse_float=_finite,
+        )
+    except UnicodeDecodeError as error:
+        raise Problem("malformed-request", f"The body is not UTF-8 (byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        raise Problem(
+            "malformed-request", f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    except RecursionError:
+        raise _too_deep() from None
+    if body.count(b"[") + body.count(b"{") > _MAX_DEPTH:
+        _check_depth(body)
+    if b"\\u" in body:
+        _check_text(value)
+    return value
+
+
+async def read_json(request: web.Request) -> Any:
+    """The request's body as strict JSON."""
+    return parse_json(await read_body(request))
+
+
+def validate(model: type[M], value: Any, prefix: str = "") -> M:
+    """``value`` as ``model``; a 422 with every problem otherwise, each pointer beginning with ``prefix``."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise from_validation(error, prefix) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _value in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise Problem("malformed-request", f"The key {twice[:100]!r} stands twice in one object.")
+    return found
+
+
+def _not_finite(text: str) -> float:
+    raise invalid("", "finite_number", f"{text} is not a JSON number; send null where there is no value")
+
+
+def _bounded_int(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) > _MAX_INTEGER:
+        raise invalid("", "integer_range", f"an integer of {len(text)} characters is out of range (64 bits)")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise invalid("", "finite_number", f"{text[:40]} is out of range of a 64-bit float")
+    return value
+
+
+def _too_deep() -> Problem:
+    return Problem("malformed-request", f"The JSON is nested deeper than {_MAX_DEPTH} levels.")
+
+
+def _check_depth(body: bytes) -> None:
+    depth = 0
+    for bracket in _NO_BRACKETS.sub(b"", body):
+        if bracket in b"[{":
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise _too_deep()
+        else:
+            depth -= 1
+
+
+def _check_text(value: Any) -> None:
+    """Refuse text that no database keeps: half of a surrogate pair, or the character NUL."""
+    for text in _texts(value):
+        if "\0" in text:
+            raise invalid("", "text", "text may not contain the character U+0000")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise invalid("", "text", "text contains half of a surrogate pair") from None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+
+
+# Queries
+
+
+def _query(request: web.Request, name: str, parse: Callable[[str], Any], expected: str) -> Any:
+    found = request.query.getall(name, [])
+    if len(found) > 1:
+        raise invalid(name, "given_twice", "is given more than once")
+    if not found:
+        return None
+    try:
+        return parse(found[0])
+    except (ValueError, OverflowError):
+        raise invalid(name, "query_parameter", f"expected {expected}, got {found[0][:80]!r}") from None
+
+
+def query_int(request: web.Request, name: str, low: int, high: int, default: int | None = None) -> int | None:
+    """An integer in ``low..high`` from the query."""
+
+    def parse(text: str) -> int:
+        if len(text) > 20 or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    value: int | None = _query(request, name, parse, f"an integer from {low} to {high}")
+    return default if value is None else value
+
+
+def query_time(request: web.Request, name: str) -> int | None:
+    """An RFC 3339 time from the query, as microseconds since 1970."""
+
+    def parse(text: str) -> int:
+        # A '+' that was not escaped arrives as a space.
+        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        if moment.tzinfo is None:
+            raise ValueError
+        return to_us(moment)
+
+    value: int | None = _query(request, name, parse, "an RFC 3339 time with a time zone, such as 2026-01-02T03:04:05Z")
+    return value
+
+
+def query_text(request: web.Request, name: str, max_length: int = 512) -> str | None:
+    """Text from the query."""
+
+    def parse(text: str) -> str:
+        if len(text) > max_length or not text.isprintable():
+            raise ValueError
+        text.encode()
+        return text
+
+    value: str | None = _query(request, name, parse, f"at most {max_length} printable characters")
+    return value
+
+
+def query_names(request: web.Request, name: str) -> list[str] | None:
+    """Comma-separated names from the query."""
+    text = query_text(request, name, 4096)
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def page_query(request: web.Request) -> tuple[str | None, int]:
+    """``cursor`` and ``limit`` of a list."""
+    limit = query_int(request, "limit", 1, 1000, 100)
+    assert limit is not None
+    return query_text(request, "cursor"), limit
+
+
+# Conditional requests
+
+
+def etag(record: SessionRecord) -> str:
+    """The version as an entity tag."""
+    return f'"{record.version}"'
+
+
+def if_match(request: web.Request) -> int | None:
+    """The version that ``If-Match`` asks for; ``None`` without one or for ``*``."""
+    text = request.headers.get(hdrs.IF_MATCH)
+    if text is None or text.strip() == "*":
+        return None
+    match = re.fullmatch(r'\s*"(\d{1,18})"\s*', text)
+    if match is None:
+        raise Problem("version-mismatch", 'If-Match has to be the ETag of the session, such as "7".')
+    return int(match[1])
+
+
+def session_id_of(request: web.Request) -> str:
+    """The session id in the path; the route's pattern has checked its form."""
+    return request.match_info["session_id"]

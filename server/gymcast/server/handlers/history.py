@@ -1,0 +1,115 @@
+"""What is stored of a session: history, graphs, checkpoints, evaluations, replays.
+
+History answers ``{session_id, resolution, metrics_data, graph_data, total_points, next_cursor}``. With ``points`` (or
+``max_points``) ``metrics_data`` is a list of at most that many buckets ``{timestamp, end, count, metrics: {name: {min,
+max, mean, count}}}``; without it (or with ``resolution=raw``) it is a page of readings as they were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gymcast.server.problems import invalid
+from gymcast.training.storage import MAX_POINTS, HistoryRange, Page
+
+from .common import SERVICES, answer, page_query, query_int, query_names, query_text, query_time, session_id_of
+
+_KINDS = ("training_metrics", "graph_update", "bot_decision")
+_LAST = 2**53
+
+
+async def history(request: web.Request) -> web.Response:
+    """``GET .../history``: see the module."""
+    services = request.app[SERVICES]
+    session_id = (await services.storage.get_session(session_id_of(request))).session_id
+    points = query_int(request, "points", 1, MAX_POINTS)
+    if points is None:
+        points = query_int(request, "max_points", 1, MAX_POINTS)
+    resolution = query_text(request, "resolution") or ("raw" if points is None else "buckets")
+    if resolution not in ("raw", "buckets"):
+        raise invalid("resolution", "query_parameter", f"expected raw or buckets, got {resolution!r}")
+    kinds = query_names(request, "type") or ["training_metrics", "graph_update"]
+    if unknown := [kind for kind in kinds if kind not in _KINDS]:
+        raise invalid("type", "query_parameter", f"unknown: {', '.join(unknown)}; known: {', '.join(_KINDS)}")
+    wanted = HistoryRange(
+        query_time(request, "start_time"),
+        query_time(request, "end_time"),
+        query_int(request, "first_episode", 0, _LAST),
+        query_int(request, "last_episode", 0, _LAST),
+    )
+    cursor, limit = page_query(request)
+    names = query_names(request, "metrics")
+    page = Page([], None)
+    total = 0
+    if "training_metrics" in kinds:
+        total = await services.storage.count_readings(session_id, wanted)
+        if resolution == "raw":
+            page = await services.storage.history_raw(session_id, wanted, limit=limit, cursor=cursor)
+        else:
+            buckets = await services.storage.history(
+                session_id,
+                wanted,
+                points=points or MAX_POINTS,
+                metrics=names,
+                max_raw_rows=services.config.performance.metrics_history_size,
+            )
+            page = Page(buckets, None)
+    document = {
+        "session_id": session_id,
+        "resolution": resolution,
+        "metrics_data": page.items,
+        "graph_data": await services.storage.graphs(session_id, wanted) if "graph_update" in kinds else [],
+        "total_points": total,
+        "next_cursor": page.next_cursor,
+    }
+    if "bot_decision" in kinds:
+        document["decision_data"] = await services.storage.decisions(session_id, wanted, limit=limit)
+    return answer(document)
+
+
+async def checkpoints(request: web.Request) -> web.Response:
+    """``GET .../checkpoints``: newest first."""
+    return await _list(request, "checkpoints", request.app[SERVICES].storage.checkpoints)
+
+
+async def evaluations(request: web.Request) -> web.Response:
+    """``GET .../evaluations``: newest first."""
+    return await _list(request, "evaluations", request.app[SERVICES].storage.evaluations)
+
+
+async def replays(request: web.Request) -> web.Response:
+    """``GET .../replays``: newest first, each with the address of its frames."""
+    return await _list(request, "replays", request.app[SERVICES].storage.replays)
+
+
+async def _list(request: web.Request, name: str, read: Callable[..., Awaitable[Page]]) -> web.Response:
+    record = await request.app[SERVICES].storage.get_session(session_id_of(request))
+    cursor, limit = page_query(request)
+    page = await read(record.session_id, cursor=cursor, limit=limit)
+    if name == "replays":
+        for item in page.items:
+            item["frames_url"] = f"/api/replays/{item['replay_id']}/frames"
+    return answer({name: page.items, "next_cursor": page.next_cursor})
+
+
+async def replay(request: web.Request) -> web.Response:
+    """``GET /api/replays/{id}``: the replay file."""
+    record = await request.app[SERVICES].storage.replay(request.match_info["replay_id"])
+    return web.Response(
+        body=record.content,
+        content_type="application/octet-stream",
+        headers={
+            "Content-Disposition": f'attachment; filename="{record.replay_id}.replay"',
+            "Cache-Control": "private, max-age=31536000, immutable",
+        },
+    )
+
+
+async def frames(request: web.Request) -> web.Response:
+    """``GET /api/replays/{id}/frames``: what the page draws, with the bot's decisions."""
+    body = await request.app[SERVICES].frames.get(request.match_info["replay_id"])
+    response = web.Response(body=body, content_type="application/json")
+    response.enable_compression()
+    return response

@@ -1,0 +1,85 @@
+"""What producers report: metrics, decisions and graphs one kind at a time, or numbered events of every kind.
+
+A plain POST of one kind may be numbered with ``?producer=NAME&seq=N`` (``N`` for the first object of a list), so that
+sending it again counts as a repeat.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from gymcast.server.problems import from_replay, invalid
+from gymcast.training.events import (
+    MAX_EVENTS_PER_POST,
+    BotDecisionData,
+    EventBatch,
+    EventReceipt,
+    Message,
+    PerformanceGraphData,
+    ReplayData,
+    TrainingMetricsData,
+    event_type_of,
+    utc_now,
+)
+from gymcast.training.storage import ReplayContentError, decode_replay
+
+from .common import SERVICES, answer, query_int, query_text, read_json, session_id_of, validate
+
+
+async def events(request: web.Request) -> web.Response:
+    """``POST .../events``: ``{producer, events}``; 201 with the receipt once it is committed, 200 for a heartbeat."""
+    services = request.app[SERVICES]
+    batch = validate(EventBatch, await read_json(request))
+    for place, event in enumerate(batch.events):
+        if isinstance(event.data, ReplayData):
+            try:
+                decode_replay(event.data)
+            except ReplayContentError as error:
+                raise from_replay(error, f"/events/{place}/data/bytes_base64") from None
+    receipt = await services.storage.add_events(session_id_of(request), batch.producer, batch.events)
+    return _receipt(receipt, heartbeat=not batch.events)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """``POST .../metrics``: one ``TrainingMetricsData`` or a list of up to 500."""
+    return await _typed(request, TrainingMetricsData)
+
+
+async def bot_decision(request: web.Request) -> web.Response:
+    """``POST .../bot_decision``: one ``BotDecisionData`` or a list of up to 500."""
+    return await _typed(request, BotDecisionData)
+
+
+async def graph_update(request: web.Request) -> web.Response:
+    """``POST .../graph_update``: one ``PerformanceGraphData`` or a list of up to 500."""
+    return await _typed(request, PerformanceGraphData)
+
+
+async def _typed(request: web.Request, model: type[Message]) -> web.Response:
+    services = request.app[SERVICES]
+    value: Any = await read_json(request)
+    if not isinstance(value, list):
+        data = [validate(model, value)]
+    elif not 1 <= len(value) <= MAX_EVENTS_PER_POST:
+        raise invalid("", "too_many", f"expected 1 to {MAX_EVENTS_PER_POST} objects, got {len(value)}")
+    else:
+        data = [validate(model, item, prefix=f"/{place}") for place, item in enumerate(value)]
+    producer = query_text(request, "producer", 64)
+    first = query_int(request, "seq", 1, 2**53)
+    if producer is None and first is None:
+        return _receipt(await services.storage.add_data(session_id_of(request), data))
+    if producer is None or first is None:
+        raise invalid("producer" if producer is None else "seq", "query_parameter", "producer and seq belong together")
+    moment = utc_now()
+    numbered = [
+        {"seq": first + place, "ts": moment, "type": event_type_of(item), "data": item}
+        for place, item in enumerate(data)
+    ]
+    batch = validate(EventBatch, {"producer": producer, "events": numbered})
+    return _receipt(await services.storage.add_events(session_id_of(request), batch.producer, batch.events))
+
+
+def _receipt(receipt: EventReceipt, *, heartbeat: bool = False) -> web.Response:
+    return answer(receipt.model_dump(), status=200 if heartbeat else 201)

@@ -1,0 +1,119 @@
+"""The server about itself: health, status, the games it knows, its problem types."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import Any, Final
+
+import psutil
+from aiohttp import web
+
+from gymcast.server.problems import PROBLEM_TYPES, Problem
+from gymcast.training.storage import ACTIVE, StorageError
+
+from .common import SERVICES, answer
+
+# Later than this, the writer is called behind; its queue refuses work at two seconds.
+_READY_LAG_S: Final = 1.0
+# Measures the time since its last call, so there has to be one object for the whole process.
+_process: Final = psutil.Process()
+
+
+async def health(request: web.Request) -> web.Response:
+    """``GET /health`` and ``/health/live``: the process answers. The database is not touched."""
+    services = request.app[SERVICES]
+    return answer(
+        {"status": "healthy", "version": version("gymcast"), "uptime_seconds": time.monotonic() - services.started}
+    )
+
+
+async def ready(request: web.Request) -> web.Response:
+    """``GET /health/ready``: 200 when the database answers and the writer keeps up, 503 otherwise."""
+    storage = request.app[SERVICES].storage
+    lag = storage.lag_seconds
+    try:
+        await storage.count_sessions(sorted(ACTIVE))
+        database = "ok"
+    except StorageError:
+        database = "unavailable"
+    good = database == "ok" and lag < _READY_LAG_S
+    return answer(
+        {"status": "ready" if good else "not ready", "database": database, "writer_lag_seconds": lag},
+        status=200 if good else 503,
+        headers=None if good else {"Retry-After": "5"},
+    )
+
+
+async def status(request: web.Request) -> web.Response:
+    """``GET /status``: load of the server."""
+    services = request.app[SERVICES]
+    return answer(
+        {
+            "status": "running",
+            "version": version("gymcast"),
+            "active_sessions": await services.storage.count_sessions(sorted(ACTIVE)),
+            "total_connections": services.hub.connections,
+            "uptime_seconds": time.monotonic() - services.started,
+            "memory_usage_mb": _process.memory_info().rss / 2**20,
+            "cpu_usage_percent": _process.cpu_percent(),
+            "runs_trainings": services.manager is not None,
+        }
+    )
+
+
+async def envs(_request: web.Request) -> web.Response:
+    """``GET /api/envs``: the registered games with their options and opponents."""
+    return answer({"envs": await asyncio.to_thread(_games)})
+
+
+async def env(request: web.Request) -> web.Response:
+    """``GET /api/envs/{id}``."""
+    wanted = request.match_info["env_id"]
+    for game in await asyncio.to_thread(_games):
+        if wanted in (game["id"], game["name"]):
+            return answer(game)
+    raise Problem("not-found", f"There is no built-in game {wanted!r}; GET /api/envs lists them.")
+
+
+def _games() -> list[dict[str, Any]]:
+    # Loaded on first use: the games bring their compiled kernels along.
+    from gymcast.envs import GAMES
+
+    return [
+        {
+            "id": game.id,
+            "name": game.name,
+            "version": game.version,
+            "title": game.title,
+            "tick_rate": game.tick_rate,
+            "frame_skip_default": game.frame_skip_default,
+            "max_seats": game.max_seats,
+            "opponents": list(game.opponents),
+            "options": {
+                name: {"default": option.default, "help": option.help, "choices": option.choices}
+                for name, option in game.options.items()
+            },
+            "action_labels": [[group, list(labels)] for group, labels in game.action_labels],
+        }
+        for game in GAMES.values()
+    ]
+
+
+async def problem(request: web.Request) -> web.Response:
+    """``GET /problems/{slug}``: what a problem type means."""
+    slug = request.match_info["slug"]
+    if slug not in PROBLEM_TYPES:
+        raise Problem("not-found", f"There is no problem type {slug!r}; GET /problems lists them.")
+    return answer(_described(slug))
+
+
+async def problems(_request: web.Request) -> web.Response:
+    """``GET /problems``: every problem type."""
+    return answer({"problems": [_described(slug) for slug in PROBLEM_TYPES]})
+
+
+def _described(slug: str) -> dict[str, Any]:
+    code, title, meaning = PROBLEM_TYPES[slug]
+    return {"type": f"/problems/{slug}", "status": code, "title": title, "description": meaning}
