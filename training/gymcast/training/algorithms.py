@@ -21,6 +21,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -86,23 +87,24 @@ class BatchMaskableRolloutBuffer(MaskableRolloutBuffer, BatchRolloutBuffer):
     def _samples(self, flat: dict[str, th.Tensor], rows: th.Tensor) -> Any:
         plain = super()._samples(flat, rows)
         masks = flat["action_masks"].index_select(0, rows).to(self.device)
-        return MaskableRolloutBufferSamples(*plain, masks)
+        parts: list[Any] = [*plain, masks]
+        return MaskableRolloutBufferSamples(*parts)
 
 
-class _BatchCollection:
+class _BatchCollection(OnPolicyAlgorithm):
     """``collect_rollouts`` without per-lane loops; mixed into an on-policy algorithm."""
 
     progress_source: Callable[[], float] | None = None
     """Progress 0..1 that schedules follow instead of the share of timesteps, for runs limited by time or episodes."""
 
-    def _update_current_progress_remaining(self: Any, num_timesteps: int, total_timesteps: int) -> None:
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         if self.progress_source is None:
-            super()._update_current_progress_remaining(num_timesteps, total_timesteps)  # type: ignore[misc]
+            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         else:
             self._current_progress_remaining = 1.0 - self.progress_source()
 
     def collect_rollouts(
-        self: Any,
+        self,
         env: VecEnv,
         callback: BaseCallback,
         rollout_buffer: RolloutBuffer,
@@ -111,14 +113,19 @@ class _BatchCollection:
     ) -> bool:
         """Fill ``rollout_buffer`` with ``n_rollout_steps`` steps of every lane; false when a callback ended it."""
         if self.use_sde:
-            complete: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)  # type: ignore[misc]
+            complete: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
             return complete
         self.policy.set_training_mode(False)
         masked = use_masking and isinstance(self, MaskablePPO)
         if masked and not is_masking_supported(env):
             raise ValueError("the environment has no action_masks(); use the algorithm without masks")
+        assert self._last_obs is not None and self._last_episode_starts is not None, (
+            "learn() resets the environment first"
+        )
         rollout_buffer.reset()
         callback.on_rollout_start()
+        last_obs: Any = self._last_obs
+        new_obs: Any = last_obs
         extra: dict[str, Any] = {}
         for _ in range(n_rollout_steps):
             action_masks = None
@@ -126,7 +133,7 @@ class _BatchCollection:
                 action_masks = _masks_of(env)
                 extra = {"action_masks": action_masks}
             with th.no_grad():
-                obs_tensor = obs_as_tensor(self._last_obs, self.device)
+                obs_tensor = obs_as_tensor(last_obs, self.device)
                 actions, values, log_probs = self.policy(obs_tensor, **extra)
             actions = actions.cpu().numpy()
             clipped_actions = self._actions_for_env(actions)
@@ -142,8 +149,8 @@ class _BatchCollection:
                 self._bootstrap_truncated(ended, infos, rewards)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
-            rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, **extra)
-            self._last_obs = new_obs
+            rollout_buffer.add(last_obs, actions, rewards, self._last_episode_starts, values, log_probs, **extra)
+            self._last_obs = last_obs = new_obs
             self._last_episode_starts = dones
         with th.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
@@ -152,7 +159,7 @@ class _BatchCollection:
         callback.on_rollout_end()
         return True
 
-    def _actions_for_env(self: Any, actions: NDArray[Any]) -> NDArray[Any]:
+    def _actions_for_env(self, actions: NDArray[Any]) -> NDArray[Any]:
         if not isinstance(self.action_space, spaces.Box):
             return actions
         if self.policy.squash_output:
@@ -161,9 +168,7 @@ class _BatchCollection:
         clipped: NDArray[Any] = np.clip(actions, self.action_space.low, self.action_space.high)
         return clipped
 
-    def _bootstrap_truncated(
-        self: Any, ended: NDArray[Any], infos: list[dict[str, Any]], rewards: NDArray[Any]
-    ) -> None:
+    def _bootstrap_truncated(self, ended: NDArray[Any], infos: list[dict[str, Any]], rewards: NDArray[Any]) -> None:
         """Add the discounted value of the terminal observation to the reward of truncated episodes.
 
         Source: Pardo et al. 2018, "Time Limits in Reinforcement Learning", https://arxiv.org/abs/1712.00378.

@@ -187,7 +187,7 @@ class BotDecisionCallback(BaseCallback):
         last_obs = self.model._last_obs
         if now < self._next or self._explainer is None or not isinstance(last_obs, np.ndarray):
             return True
-        self._next = max(self._next + self._period, now)
+        self._next = now + self._period
         masks = self.locals.get("action_masks")
         actions = np.asarray(self.locals["actions"])[:1]
         decision = self._explainer.explain(last_obs[:1], None if masks is None else masks[:1], actions)[0]

@@ -115,7 +115,7 @@ class MetricsBroadcastCallback(BaseCallback):
             self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
         now = time.monotonic()
         if now >= self._next:
-            self._next = max(self._next + self._period, now)
+            self._next = now + self._period
             self.broadcast()
         return True
 

@@ -164,5 +164,10 @@ class RunProgress:
         return max(0.0, seconds / share - seconds)
 
     def reached(self) -> str | None:
-        """The name of a limit that is reached, or ``None``."""
-        return next((name for name, share in self._shares().items() if share >= 1.0), None)
+        """The name of a limit that is reached, or ``None``.
+
+        ``total_timesteps`` is left to the algorithm's own loop, which completes the rollout it is in.
+        """
+        return next(
+            (name for name, share in self._shares().items() if share >= 1.0 and name != "total_timesteps"), None
+        )

@@ -34,6 +34,9 @@ class ProgressCallback(BaseCallback):
         self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
         return True
 
+    def _on_training_end(self) -> None:
+        self.progress.pause()
+
 
 class SessionControlCallback(BaseCallback):
     """Ends, pauses and paces a training.
