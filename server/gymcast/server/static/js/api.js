@@ -1,0 +1,53 @@
+// Requests to this server. Every failure becomes an ApiError whose message can be shown as it is.
+
+export class ApiError extends Error {
+  /** @param {number} status HTTP status, 0 when there was no answer. */
+  constructor(message, status) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+  }
+}
+
+/** GET of a JSON document. Throws ApiError; an abort through `signal` stays an AbortError. */
+export async function getJson(path, signal) {
+  let response;
+  try {
+    response = await fetch(path, { signal, headers: { Accept: "application/json" } });
+  } catch (failure) {
+    if (failure.name === "AbortError") throw failure;
+    throw new ApiError("The server does not answer.", 0);
+  }
+  if (!response.ok) throw new ApiError(await problemText(response), response.status);
+  try {
+    return await response.json();
+  } catch (failure) {
+    if (failure.name === "AbortError") throw failure;
+    throw new ApiError(`The answer of ${path} is not valid JSON.`, response.status);
+  }
+}
+
+async function problemText(response) {
+  const text = await response.text();
+  try {
+    const problem = JSON.parse(text);
+    return [problem.title, problem.detail].filter(Boolean).join(": ") || `Error ${response.status}`;
+  } catch (failure) {
+    if (failure instanceof SyntaxError) return `Error ${response.status}`;
+    throw failure;
+  }
+}
+
+const session = (id) => `/api/training/sessions/${encodeURIComponent(id)}`;
+
+export const paths = {
+  sessions: (cursor) => `/api/training/sessions?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`,
+  session,
+  history: (id, points) => `${session(id)}/history?points=${points}`,
+  replays: (id) => `${session(id)}/replays?limit=100`,
+  checkpoints: (id) => `${session(id)}/checkpoints?limit=20`,
+  evaluations: (id) => `${session(id)}/evaluations?limit=50`,
+  frames: (replayId) => `/api/replays/${encodeURIComponent(replayId)}/frames`,
+  envs: () => "/api/envs",
+  socket: (id) => `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/${encodeURIComponent(id)}`,
+};

@@ -1,0 +1,139 @@
+// One WebSocket per watched session: reconnects with jitter, resumes where it left off, says when that was impossible.
+
+const FIRST_DELAY_S = 0.5;
+const LONGEST_DELAY_S = 15;
+const SILENCE_S = 45; // the server pings every 20 s; browsers hide those, so we send our own and expect an answer
+
+const TERMINAL_CODES = {
+  4400: "The server refused the connection.",
+  4401: "You are not signed in.",
+  4403: "You may not watch this session.",
+  4404: "This session does not exist.",
+  4409: "This seat is taken.",
+  4410: "This session has ended.",
+};
+
+/**
+ * @typedef {object} LiveHandlers
+ * @property {(message: {type: string, seq: number, ts: string, data: object}) => void} message one message, in order, once
+ * @property {(state: "connecting"|"live"|"reconnecting"|"ended", text: string) => void} state
+ * @property {() => void} gap messages were lost: reload the history
+ * @property {(count: number) => void} spectators how many watch
+ */
+export class LiveLink {
+  /** @param {string} url @param {LiveHandlers} handlers */
+  constructor(url, handlers) {
+    this.url = url;
+    this.handlers = handlers;
+    this.epoch = null;
+    this.heads = {}; // type -> last seq handed on
+    this.attempts = 0;
+    this.closed = false;
+    this.timer = 0;
+    this.wake = () => this.socket === null && !this.closed && this.#retryNow();
+    addEventListener("online", this.wake);
+    this.#open();
+  }
+
+  close() {
+    this.closed = true;
+    removeEventListener("online", this.wake);
+    clearTimeout(this.timer);
+    clearInterval(this.pinger);
+    this.socket?.close();
+    this.socket = null;
+  }
+
+  /** No reconnecting any more: the session is over. */
+  finish(text = "ended") {
+    if (this.closed) return;
+    this.close();
+    this.handlers.state("ended", text);
+  }
+
+  #retryNow() {
+    clearTimeout(this.timer);
+    this.#open();
+  }
+
+  #open() {
+    // With resume=1 the server waits for us to say where we stopped before it sends anything else.
+    const socket = new WebSocket(this.epoch === null ? this.url : `${this.url}?resume=1`);
+    this.socket = socket;
+    if (this.attempts === 0) this.handlers.state("connecting", "connecting");
+    socket.onopen = () => {
+      this.lastHeard = performance.now();
+      this.pinger = setInterval(() => this.#checkPulse(socket), 15_000);
+    };
+    socket.onmessage = (event) => {
+      if (socket !== this.socket) return;
+      this.lastHeard = performance.now();
+      this.#receive(JSON.parse(event.data));
+    };
+    socket.onclose = (event) => socket === this.socket && this.#lost(event.code);
+  }
+
+  #checkPulse(socket) {
+    if (performance.now() - this.lastHeard > SILENCE_S * 1000) {
+      // A half-open connection never says so itself.
+      socket.onclose = null;
+      socket.close();
+      this.#lost(1006);
+    } else if (socket.readyState === WebSocket.OPEN) {
+      socket.send(JSON.stringify({ type: "ping" }));
+    }
+  }
+
+  #lost(code) {
+    clearInterval(this.pinger);
+    this.socket = null;
+    if (this.closed) return;
+    if (code in TERMINAL_CODES) {
+      this.finish(TERMINAL_CODES[code]);
+      return;
+    }
+    this.attempts += 1;
+    const ceiling = Math.min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (this.attempts - 1));
+    const delay = ceiling * (0.5 + Math.random() / 2);
+    this.handlers.state("reconnecting", "reconnecting");
+    this.timer = setTimeout(() => this.#open(), delay * 1000);
+  }
+
+  #receive(message) {
+    if (message.type === "batch") {
+      for (const part of message.data.messages ?? []) this.#receive(part);
+      return;
+    }
+    if (message.type === "connection_status") {
+      this.#status(message);
+      return;
+    }
+    const seen = this.heads[message.type] ?? 0;
+    if (message.seq && message.seq <= seen) return;
+    if (message.seq) this.heads[message.type] = message.seq;
+    this.handlers.message(message);
+  }
+
+  #status({ epoch, data }) {
+    if (typeof data.spectator_count === "number") this.handlers.spectators(data.spectator_count);
+    if (data.status === "connected") {
+      if (this.epoch !== null) this.socket.send(JSON.stringify({ type: "resume", epoch: this.epoch, seq: this.heads }));
+      this.nextEpoch = epoch;
+      if (this.epoch === null) this.#joined();
+    } else if (data.status === "resumed") {
+      if (!data.recovered) this.#lostTrack();
+      this.#joined();
+    }
+  }
+
+  #joined() {
+    this.epoch = this.nextEpoch;
+    this.attempts = 0;
+    this.handlers.state("live", "live");
+  }
+
+  #lostTrack() {
+    this.heads = {};
+    this.handlers.gap();
+  }
+}

@@ -1,0 +1,111 @@
+// Wires the page together: which session is shown follows from the address (see router.js).
+
+import { byId, clearNotice, notice, setText } from "./dom.js";
+import { Charts } from "./charts.js";
+import { Mind } from "./mind.js";
+import { Overview } from "./overview.js";
+import { Player } from "./player.js";
+import { readHash, replayHash, sessionHash } from "./router.js";
+import { SessionList } from "./sessions.js";
+import { SessionWatch } from "./watch.js";
+import { initTheme } from "./theme.js";
+
+const COMMAND = "gymcast train archers";
+
+function reportFailures() {
+  const show = (text) => notice("page", `Something went wrong in this page: ${text}`);
+  addEventListener("error", (event) => show(event.message));
+  addEventListener("unhandledrejection", (event) => show(event.reason?.message ?? String(event.reason)));
+}
+
+function initDrawer() {
+  const button = byId("drawer-button");
+  const list = byId("sessions");
+  const open = (value) => {
+    list.dataset.open = String(value);
+    button.setAttribute("aria-expanded", String(value));
+  };
+  button.addEventListener("click", () => open(list.dataset.open !== "true"));
+  list.addEventListener("click", (event) => event.target.closest("a") && open(false));
+}
+
+function initEmpty() {
+  byId("empty-copy").addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(COMMAND);
+      notice("copy", "Copied.", "info");
+    } catch (refused) {
+      if (!(refused instanceof DOMException || refused instanceof TypeError)) throw refused;
+      notice("copy", "The browser does not allow copying here; please select the text.", "warning");
+    }
+  });
+}
+
+class Page {
+  constructor() {
+    this.watch = null;
+    this.overview = new Overview();
+    this.charts = new Charts();
+    this.mind = new Mind();
+    this.player = new Player({
+      moment: (footage, t) => footage && this.mind.showAt(footage.decisionAt(t), t),
+      link: (replay, t) => replayHash(this.watch.id, replay, t),
+    });
+    this.list = new SessionList((sessions) => this.#listed(sessions));
+    addEventListener("hashchange", () => this.route());
+    this.list.start();
+    this.route();
+  }
+
+  /** Shows what the address names; without a session, the newest one as soon as the list is there. */
+  route() {
+    const { session, replay, t } = readHash();
+    if (!session) {
+      this.#listed(this.list.all());
+      return;
+    }
+    if (this.watch?.id !== session) this.#open(session, replay);
+    if (replay) {
+      this.player.follow = false;
+      this.player.open(replay, { t: t ?? 0, play: t === null });
+    }
+  }
+
+  #open(id, replay) {
+    this.watch?.close();
+    this.player.reset();
+    this.player.follow = !replay;
+    this.mind.clear();
+    clearNotice("session");
+    this.list.select(id);
+    byId("empty").hidden = true;
+    this.watch = new SessionWatch(id, this);
+  }
+
+  #listed(sessions) {
+    if (readHash().session) return;
+    if (sessions.length) {
+      location.replace(sessionHash(sessions[0].session_id));
+    } else {
+      this.watch?.close();
+      this.watch = null;
+      this.showEmpty("No training yet", "Start one in a terminal. It shows up here by itself.", true);
+    }
+  }
+
+  /** Hides the session and says why there is none to see. */
+  showEmpty(title, text, command = false) {
+    byId("session").hidden = true;
+    byId("empty").hidden = false;
+    byId("empty-command").hidden = !command;
+    setText(byId("empty-title"), title);
+    setText(byId("empty-text"), text);
+    document.title = "gymcast";
+  }
+}
+
+reportFailures();
+initTheme(byId("theme-button"));
+initDrawer();
+initEmpty();
+new Page();

@@ -1,0 +1,292 @@
+// Plays footage: the clock, the controls, the list of episodes, the scoreboard and the timeline under the game.
+
+import { ApiError, getJson, paths } from "./api.js";
+import { announce, byId, clearNotice, make, notice, setText } from "./dom.js";
+import { clock } from "./format.js";
+import { Footage } from "./footage.js";
+import { drawStrip } from "./strip.js";
+import { onTheme } from "./theme.js";
+import { createView, UnknownViewError } from "./views/index.js";
+
+const HOLD_S = 1.2; // the last picture of an episode stays this long (wall clock) before the next begins
+const SEEK_S = 1;
+const LONG_SEEK_S = 5;
+const MOST_EPISODES = 300;
+
+export class Player {
+  /**
+   * @param {object} hooks
+   * @param {(footage: Footage|null, t: number) => void} hooks.moment called for every picture
+   * @param {(replayId: string, t: number) => string} hooks.link address of a moment
+   */
+  constructor(hooks) {
+    this.hooks = hooks;
+    this.canvas = byId("game");
+    this.scrub = byId("scrub");
+    this.reset();
+    this.#wire();
+    new ResizeObserver(() => this.#paint()).observe(byId("screen"));
+    onTheme(() => this.#paint());
+    requestAnimationFrame((now) => this.#tick(now));
+  }
+
+  /** Forgets everything: another session is shown. */
+  reset() {
+    this.episodes = []; // oldest first: {replay_id, episode, ...}
+    this.current = null; // replay_id
+    this.footage = null;
+    this.view = null;
+    this.t = 0;
+    this.held = 0;
+    this.playing = false;
+    this.loading?.abort();
+    this.loading = null;
+    clearNotice("footage");
+    byId("scoreboard").hidden = true;
+    setText(byId("stage-episode"), "");
+    this.#curtain("Waiting for the first episode of training footage…");
+    this.#controls();
+  }
+
+  get speed() {
+    return 2 ** Number(byId("speed").value);
+  }
+
+  get follow() {
+    return byId("follow").checked;
+  }
+
+  set follow(value) {
+    byId("follow").checked = value;
+  }
+
+  /** Adds episodes (as listed by the server or announced live); returns whether any was new. */
+  offer(list) {
+    const known = new Set(this.episodes.map((episode) => episode.replay_id));
+    const fresh = list.filter((episode) => !known.has(episode.replay_id));
+    this.episodes.push(...fresh);
+    this.episodes.sort((a, b) => a.timesteps - b.timesteps || a.episode - b.episode || a.replay_id.localeCompare(b.replay_id));
+    if (this.episodes.length > MOST_EPISODES) this.episodes.splice(0, this.episodes.length - MOST_EPISODES);
+    if (!this.current && this.episodes.length && !this.loading) this.open(this.episodes.at(-1).replay_id);
+    this.#controls();
+    return fresh.length > 0;
+  }
+
+  /** Loads an episode and plays it from `t` seconds. */
+  async open(replayId, { t = 0, play = true } = {}) {
+    this.loading?.abort();
+    const loading = new AbortController();
+    this.loading = loading;
+    this.current = replayId;
+    this.#controls();
+    if (!this.view) this.#curtain("Fetching the episode…");
+    try {
+      const data = await getJson(paths.frames(replayId), loading.signal);
+      const footage = new Footage(replayId, data);
+      const view = await createView(this.canvas, data);
+      if (loading.signal.aborted) return;
+      this.#show(footage, view, t, play);
+    } catch (failure) {
+      this.#failed(failure);
+    } finally {
+      if (this.loading === loading) this.loading = null;
+    }
+  }
+
+  #show(footage, view, t, play) {
+    this.footage = footage;
+    this.view = view;
+    this.t = Math.min(t, view.duration);
+    this.held = 0;
+    this.playing = play;
+    clearNotice("footage");
+    byId("curtain").hidden = true;
+    this.canvas.dataset.replay = footage.id;
+    this.scrub.max = String(view.duration);
+    setText(byId("stage-episode"), footage.caption(this.episodes.find((episode) => episode.replay_id === footage.id)));
+    const board = view.board(0);
+    byId("scoreboard").hidden = !board;
+    if (board) buildBoard(board);
+    this.#controls();
+    this.#paint();
+  }
+
+  #failed(failure) {
+    if (failure.name === "AbortError") return;
+    if (failure instanceof UnknownViewError) {
+      this.footage = null;
+      this.view = null;
+      this.#curtain(failure.message);
+    } else if (failure instanceof ApiError) {
+      if (!this.view) this.#curtain("This episode could not be shown.");
+      notice("footage", `The footage could not be fetched. ${failure.message}`);
+    } else {
+      throw failure;
+    }
+    this.playing = false;
+    this.#controls();
+  }
+
+  #curtain(text) {
+    setText(byId("curtain-text"), text);
+    byId("curtain").hidden = false;
+  }
+
+  #wire() {
+    byId("play").addEventListener("click", () => this.toggle());
+    byId("previous").addEventListener("click", () => this.step(-1));
+    byId("next").addEventListener("click", () => this.step(1));
+    byId("share").addEventListener("click", () => this.#share());
+    byId("speed").addEventListener("input", () => this.#speedText());
+    byId("follow").addEventListener("change", () => this.#followChanged());
+    this.scrub.addEventListener("input", () => this.seek(Number(this.scrub.value)));
+    document.addEventListener("keydown", (event) => this.#key(event));
+    this.#speedText();
+  }
+
+  #speedText() {
+    const text = `${Number(this.speed.toFixed(2))}×`;
+    setText(byId("speed-text"), text);
+    byId("speed").setAttribute("aria-valuetext", `${Number(this.speed.toFixed(2))} times`);
+  }
+
+  #followChanged() {
+    const newest = this.episodes.at(-1);
+    if (this.follow && newest && newest.replay_id !== this.current) this.open(newest.replay_id);
+  }
+
+  #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.view) return;
+    const target = event.target;
+    const ownKeys = target.matches?.("input:not(#scrub), select, textarea, [contenteditable]");
+    if (event.key === " " && !ownKeys && !target.matches?.("button, a")) {
+      event.preventDefault();
+      this.toggle();
+    } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && !ownKeys) {
+      event.preventDefault();
+      const by = event.shiftKey ? LONG_SEEK_S : SEEK_S;
+      this.seek(this.t + (event.key === "ArrowLeft" ? -by : by));
+    }
+  }
+
+  toggle() {
+    if (!this.view) return;
+    this.playing = !this.playing;
+    if (this.playing && this.t >= this.view.duration) this.t = 0;
+    this.held = 0;
+    this.#controls();
+    announce(this.playing ? "Playing" : `Paused at ${clock(this.t)}. ${this.view.describe(this.t)}`);
+  }
+
+  /** Jumps to t seconds of the episode. */
+  seek(t) {
+    if (!this.view) return;
+    this.t = Math.min(this.view.duration, Math.max(0, t));
+    this.held = 0;
+    this.#paint();
+  }
+
+  /** Goes to the episode before (-1) or after (1) this one. */
+  step(by) {
+    const target = this.episodes[this.#place() + by];
+    if (!target) return;
+    if (by < 0) this.follow = false;
+    this.open(target.replay_id);
+  }
+
+  #place() {
+    return this.episodes.findIndex((episode) => episode.replay_id === this.current);
+  }
+
+  async #share() {
+    const hash = this.hooks.link(this.footage.id, this.t);
+    history.replaceState(null, "", hash);
+    try {
+      await navigator.clipboard.writeText(location.href);
+      notice("share", "Link to this moment copied.", "info");
+    } catch (refused) {
+      // Browsers keep the clipboard to themselves on plain http and without permission.
+      if (!(refused instanceof DOMException || refused instanceof TypeError)) throw refused;
+      notice("share", "The address bar now holds the link to this moment.", "info");
+    }
+  }
+
+  #controls() {
+    const place = this.#place();
+    const play = byId("play");
+    play.dataset.playing = String(this.playing);
+    play.setAttribute("aria-label", this.playing ? "Pause" : "Play");
+    play.disabled = !this.view;
+    byId("share").disabled = !this.view;
+    this.scrub.disabled = !this.view;
+    byId("previous").disabled = place <= 0;
+    byId("next").disabled = place < 0 || place >= this.episodes.length - 1;
+  }
+
+  #tick(now) {
+    const elapsed = Math.min(0.1, (now - (this.before ?? now)) / 1000);
+    this.before = now;
+    if (this.playing && this.view) this.#advance(elapsed);
+    requestAnimationFrame((next) => this.#tick(next));
+  }
+
+  #advance(elapsed) {
+    if (this.t < this.view.duration) {
+      this.t = Math.min(this.view.duration, this.t + elapsed * this.speed);
+      this.#paint();
+      return;
+    }
+    this.held += elapsed;
+    if (this.held < HOLD_S || this.loading) return;
+    const newest = this.episodes.at(-1);
+    if (this.follow && newest && newest.replay_id !== this.current) this.open(newest.replay_id);
+    else this.seek(0);
+  }
+
+  #paint() {
+    const { view, footage, t } = this;
+    this.hooks.moment(footage, t);
+    if (!view) return;
+    view.draw(t);
+    drawStrip(byId("value-strip"), footage, view, t);
+    this.scrub.value = String(t);
+    this.canvas.dataset.t = t.toFixed(3);
+    const text = `${clock(t)} / ${clock(view.duration)}`;
+    if (byId("time").textContent !== text) {
+      setText(byId("time"), text);
+      this.scrub.setAttribute("aria-valuetext", `${clock(t)} of ${clock(view.duration)}`);
+      this.canvas.setAttribute("aria-label", view.describe(t));
+    }
+    const board = view.board(t);
+    if (board) updateBoard(board);
+  }
+}
+
+function buildBoard(board) {
+  byId("score-players").replaceChildren(
+    ...board.players.map((player) =>
+      make(
+        "li",
+        { class: "score", dataset: { seat: player.seat } },
+        make("i", { class: "score-swatch", "aria-hidden": "true" }),
+        make("span", { class: "score-name", text: player.name, title: player.name }),
+        make("span", { class: "score-kills", role: "img" }, ...Array.from({ length: Math.min(board.target, 12) }, () => make("i"))),
+        make("span", { class: "score-state" }),
+      ),
+    ),
+  );
+}
+
+function updateBoard(board) {
+  board.players.forEach((player, index) => {
+    const item = byId("score-players").children[index];
+    const kills = item.querySelector(".score-kills");
+    const label = `${player.kills} of ${board.target} kills`;
+    if (kills.getAttribute("aria-label") !== label) {
+      kills.setAttribute("aria-label", label);
+      [...kills.children].forEach((dot, at) => (dot.dataset.on = String(at < player.kills)));
+    }
+    setText(item.querySelector(".score-state"), player.state);
+  });
+  setText(byId("clock"), `${clock(board.time)}${board.limit ? ` / ${clock(board.limit)}` : ""}`);
+}

@@ -1,0 +1,31 @@
+// Addresses of the page: #/session/{id} and #/session/{id}/replay/{replay}?t=seconds
+
+/** @returns {{session: string|null, replay: string|null, t: number|null}} */
+export function readHash(hash = location.hash) {
+  const [path, query] = hash.replace(/^#/, "").split("?");
+  const parts = path.split("/").filter(Boolean).map(decode);
+  const known = parts[0] === "session" && parts[1];
+  const seconds = Number.parseFloat(new URLSearchParams(query ?? "").get("t") ?? "");
+  return {
+    session: known ? parts[1] : null,
+    replay: known && parts[2] === "replay" && parts[3] ? parts[3] : null,
+    t: Number.isFinite(seconds) && seconds >= 0 ? seconds : null,
+  };
+}
+
+function decode(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch (failure) {
+    // A hand-typed address with a lone "%": taken as it stands.
+    if (failure instanceof URIError) return part;
+    throw failure;
+  }
+}
+
+export const sessionHash = (id) => `#/session/${encodeURIComponent(id)}`;
+
+/** Address of a moment in a replay, t in seconds. */
+export function replayHash(session, replay, t) {
+  return `${sessionHash(session)}/replay/${encodeURIComponent(replay)}?t=${t.toFixed(1)}`;
+}
