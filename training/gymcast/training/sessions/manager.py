@@ -129,7 +129,7 @@ class SessionManager:
 
         ``run_dir`` is by default ``runs_dir/<session id>``. With ``resume`` the worker goes on from the newest good
         checkpoint in ``run_dir``, and the session this database knows for the folder is taken up again instead of
-        making another one. Raises :class:`SessionLimitError`, :class:`~gymcast.training.storage.StorageError`, ``OSError``.
+        making another one. Raises :class:`SessionLimitError`, ``StorageError``, ``OSError``.
         """
         if config.parallel_episodes > self.limits.max_parallel_episodes_per_session:
             raise SessionLimitError(

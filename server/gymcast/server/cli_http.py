@@ -1,0 +1,59 @@
+"""The command line as a client of a running server. Standard library only, so that these commands start fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from gymcast.server.cli_errors import EXIT_FAILED, UserError
+
+DEFAULT_SERVER: Final = "http://127.0.0.1:8000"
+_TIMEOUT_SECONDS: Final = 10.0
+_MAX_ANSWER: Final = 64 << 20
+
+
+def request(server: str, method: str, path: str, body: Any = None) -> Any:
+    """The JSON answer of ``server`` to one request; ``None`` for an empty one.
+
+    Raises :class:`UserError` when the server cannot be reached, or with its own words when it says no.
+    """
+    parts = urlsplit(server)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise UserError(f"--server {server!r} is not an address; it looks like {DEFAULT_SERVER}")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname, port, timeout=_TIMEOUT_SECONDS)
+    content = None if body is None else json.dumps(body).encode()
+    headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if content is not None else {})
+    try:
+        connection.request(method, parts.path.rstrip("/") + path, content, headers)
+        response = connection.getresponse()
+        status, text = response.status, response.read(_MAX_ANSWER)
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"no gymcast server answers at {server} ({error}). Start one with: gymcast serve   "
+            "or name another one with --server",
+            EXIT_FAILED,
+        ) from None
+    finally:
+        connection.close()
+    try:
+        answer = json.loads(text) if text else None
+    except ValueError:
+        raise UserError(f"{server} answered something that is not JSON; is it a gymcast server?", EXIT_FAILED) from None
+    if status >= 400:
+        raise UserError(_refusal(server, status, answer), EXIT_FAILED)
+    return answer
+
+
+def _refusal(server: str, status: int, answer: Any) -> str:
+    if not isinstance(answer, dict):
+        return f"{server} answered {status}"
+    lines = [str(answer.get("detail") or answer.get("title") or f"{server} answered {status}")]
+    lines += [f"  {item.get('pointer', '')}: {item.get('message', '')}" for item in answer.get("errors") or []]
+    return "\n".join(lines)

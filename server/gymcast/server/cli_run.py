@@ -1,0 +1,123 @@
+"""A whole ``gymcast train``: embedded server, one managed session, display, summary, and an end without orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final
+
+from gymcast.server.app import RunningServer
+from gymcast.server.cli_embed import failures_explained, serving
+from gymcast.server.cli_errors import EXIT_DONE, EXIT_FAILED, UserError
+from gymcast.server.cli_paths import database_url
+from gymcast.server.cli_plan import DEFAULT_PORT, TrainPlan
+from gymcast.server.cli_signals import StopRequests
+from gymcast.server.cli_view import RunView
+from gymcast.server.config import ServerConfig
+from gymcast.server.display import Display, make_display
+from gymcast.training.sessions import SessionManager
+from gymcast.training.storage import Committed
+
+_TICK_SECONDS: Final = 0.25
+_LOG_BYTES: Final = 5_000_000
+
+
+def run(plan: TrainPlan) -> int:
+    """Carry out ``plan``; returns the exit code. Raises :class:`UserError`."""
+    try:
+        plan.runs_dir.mkdir(parents=True, exist_ok=True)
+        log_to(plan.runs_dir / "server.log")
+    except OSError as error:
+        raise UserError(f"cannot write to {plan.runs_dir}: {error.strerror}; name another folder: --runs-dir") from None
+    with failures_explained(plan.runs_dir):
+        return asyncio.run(_run(plan))
+
+
+def log_to(path: Path) -> None:
+    """Send the log of this process to a file: the terminal belongs to the display."""
+    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+async def _run(plan: TrainPlan) -> int:
+    display = make_display(plan.output)
+    with StopRequests() as stops:
+        config = ServerConfig.load(
+            environ={}, port=plan.port or DEFAULT_PORT, database={"url": database_url(plan.runs_dir)}
+        )
+        async with serving(config, runs_dir=plan.runs_dir, any_port=plan.port is None) as (server, manager):
+            if stops.count:
+                return stops.exit_code
+            return await _train(plan, server, manager, display, stops)
+
+
+async def _train(
+    plan: TrainPlan, server: RunningServer, manager: SessionManager, display: Display, stops: StopRequests
+) -> int:
+    record = await manager.create_session(plan.config, run_dir=plan.run_dir, resume=plan.resume)
+    session_id = record.session_id
+    view = RunView(title=title_of(plan), page_url=f"{server.url}/#/session/{session_id}", run_dir=str(plan.run_dir))
+    view.apply(Committed(session_id, record))
+    display.start(view)
+
+    def take(committed: Committed) -> None:
+        if committed.session_id == session_id:
+            view.apply(committed)
+
+    unlisten = server.storage.listen(take)
+    try:
+        await _follow(session_id, manager, display, stops)
+        view.apply(Committed(session_id, await server.storage.get_session(session_id)))
+        display.finish()
+    finally:
+        unlisten()
+    if stops.count:
+        return stops.exit_code
+    failed = view.status == "failed"
+    if plan.stay:
+        display.note("The page stays up until Ctrl-C.")
+        await stops.wait_for_more(0)
+        if stops.exit_code != 130:
+            return stops.exit_code
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+async def _follow(session_id: str, manager: SessionManager, display: Display, stops: StopRequests) -> None:
+    """Show the session until its process is gone; the first signal stops it, the second kills it."""
+    ended = asyncio.create_task(manager.wait(session_id))
+    seen = 0
+    while not ended.done():
+        await asyncio.wait({ended}, timeout=_TICK_SECONDS)
+        display.update()
+        if stops.count > seen:
+            seen = stops.count
+            if seen == 1:
+                display.note("Stopping: a checkpoint is saved first. Ctrl-C again ends it at once.")
+                await manager.stop_session(session_id, urgent=True, reason="stopped from the terminal")
+            else:
+                manager.kill_session(session_id)
+    await ended
+
+
+def title_of(plan: TrainPlan) -> str:
+    """What is trained, in one line."""
+    config = plan.config
+    opponent = config.env_kwargs.get("opponent")
+    parts = [
+        f"{config.env_id}{f' against {opponent}' if opponent else ''}",
+        config.algorithm,
+        f"{config.parallel_episodes:,} lanes",
+    ]
+    if config.seed is not None:
+        parts.append(f"seed {config.seed}")
+    limits: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+        (config.max_minutes, lambda value: f"{value:g} minutes"),
+        (config.total_timesteps, lambda value: f"{value:,} decisions"),
+        (config.max_episodes, lambda value: f"{value:,} episodes"),
+    )
+    parts += [text(value) for value, text in limits if value is not None]
+    return ", ".join(parts)

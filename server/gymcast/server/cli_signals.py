@@ -1,0 +1,48 @@
+"""SIGINT, SIGTERM and SIGHUP while an event loop runs: the first asks for an orderly end, a second for one at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import TracebackType
+from typing import Final, Self
+
+HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequests:
+    """While entered, signals are counted instead of ending the process. Enter it in the main thread's event loop."""
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self.count = 0
+        self._changed = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in HANDLED:
+            loop.add_signal_handler(number, self._note, number)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in HANDLED:
+            loop.remove_signal_handler(number)
+
+    def _note(self, number: signal.Signals) -> None:
+        self.first = self.first or number
+        self.count += 1
+        self._changed.set()
+
+    async def wait_for_more(self, seen: int) -> None:
+        """Wait until more than ``seen`` signals have arrived."""
+        while self.count <= seen:
+            self._changed.clear()
+            await self._changed.wait()
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the number of the first signal; 0 when there was none."""
+        return 0 if self.first is None else 128 + self.first.value

@@ -1,0 +1,147 @@
+"""``gymcast train``: its options, and how they become settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+EPILOG: Final = """
+[bold]Examples[/bold]
+
+gymcast train archers
+
+gymcast train archers --minutes 1 --opponent expert --map tower
+
+gymcast train archers --set hyperparameters.n_epochs=4 --set network.hidden=[128,128]
+
+gymcast train --resume latest --minutes 5
+
+gymcast train CartPole-v1 --algorithm dqn --total-timesteps 50000 --port auto
+"""
+
+
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """A Typer option without a default worth showing, in one of the help's panels."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=more.pop("show_default", False), **more)
+
+
+_WHAT: Final = "What to train"
+_LENGTH: Final = "How long (the limit reached first ends the training)"
+_LEARNING: Final = "Learning (default: the game's preset)"
+_PLACES: Final = "Files and server"
+_OUTPUT: Final = "Output"
+
+
+def train(
+    game: Annotated[
+        str | None, typer.Argument(help="A built-in game such as archers, or any Gymnasium id.", show_default=False)
+    ] = None,
+    opponent: Annotated[str | None, _option(_WHAT, "Scripted level to train against, or self.")] = None,
+    map_: Annotated[str | None, _option(_WHAT, "Map of the game.", "--map")] = None,
+    option: Annotated[
+        list[str] | None,
+        _option(
+            _WHAT, "Any option of the game; see gymcast envs show. Repeatable.", "--option", "-o", metavar="NAME=VALUE"
+        ),
+    ] = None,
+    minutes: Annotated[float | None, _option(_LENGTH, "Minutes of training.")] = None,
+    total_timesteps: Annotated[int | None, _option(_LENGTH, "Decisions to take, all lanes together.")] = None,
+    num_episodes: Annotated[int | None, _option(_LENGTH, "Episodes to play.")] = None,
+    evaluation_games: Annotated[
+        int | None, _option(_LENGTH, "Games against each scripted level at the end; 0 for none.")
+    ] = None,
+    algorithm: Annotated[str | None, _option(_LEARNING, "ppo, maskable_ppo, a2c or dqn.")] = None,
+    lanes: Annotated[
+        int | None, _option(_LEARNING, "Episodes played at once.", "--lanes", "--parallel-episodes")
+    ] = None,
+    seed: Annotated[int | None, _option(_LEARNING, "Seed of everything random; drawn when not given.")] = None,
+    learning_rate: Annotated[float | None, _option(_LEARNING, "Step size of the optimizer.")] = None,
+    gamma: Annotated[float | None, _option(_LEARNING, "Discount factor per decision.")] = None,
+    batch_size: Annotated[int | None, _option(_LEARNING, "Samples per gradient step.")] = None,
+    device: Annotated[str | None, _option(_LEARNING, "cpu, cuda, cuda:N, mps or auto.")] = None,
+    force_cpu: Annotated[bool, _option(_LEARNING, "The same as --device cpu.", "--force-cpu")] = False,
+    config: Annotated[
+        Path | None, _option(_LEARNING, "YAML or JSON file of settings; options win over it.", metavar="FILE")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        _option(
+            _LEARNING, "Any setting, such as hyperparameters.n_steps=64. Repeatable.", "--set", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        _option(
+            _PLACES, "Go on from the newest good checkpoint of a run: its folder, its name, or latest.", metavar="RUN"
+        ),
+    ] = None,
+    runs_dir: Annotated[
+        Path, _option(_PLACES, "Folder of all runs and their database.", envvar="GYMCAST_RUNS", show_default=True)
+    ] = Path("runs"),
+    run_dir: Annotated[
+        Path | None, _option(_PLACES, "Folder of this run; by default a new one in the runs folder.")
+    ] = None,
+    port: Annotated[
+        str, _option(_PLACES, "Port of the page on 127.0.0.1; auto takes the first free one.", show_default=True)
+    ] = "8000",
+    stay: Annotated[
+        bool | None,
+        _option(
+            _OUTPUT,
+            "Keep the page up after training until Ctrl-C; by default only with a terminal.",
+            "--stay/--no-stay",
+        ),
+    ] = None,
+    quiet: Annotated[bool, _option(_OUTPUT, "Only the page's address and the summary.", "--quiet", "-q")] = False,
+    json_: Annotated[bool, _option(_OUTPUT, "One JSON object per line instead of text.", "--json")] = False,
+) -> None:
+    """Train a bot and watch it live in the browser.
+
+    Starts a server on 127.0.0.1 with its database in the runs folder, prints
+    the page's address, and trains in a process of its own. Ctrl-C saves a
+    checkpoint and prints the command to go on.
+
+    With --resume, limits such as --minutes count from where the run stands.
+    """
+    if quiet and json_:
+        raise typer.BadParameter("--quiet and --json exclude each other; give one of them")
+    if force_cpu and device not in (None, "cpu"):
+        raise typer.BadParameter(f"--force-cpu and --device {device} contradict each other; give one of them")
+    from gymcast.server import cli_plan, cli_run
+
+    given = {
+        "max_minutes": minutes,
+        "total_timesteps": total_timesteps,
+        "max_episodes": num_episodes,
+        "evaluation_games": evaluation_games,
+        "algorithm": algorithm.lower().replace("-", "_") if algorithm is not None else None,
+        "parallel_episodes": lanes,
+        "seed": seed,
+        "device": "cpu" if force_cpu else device,
+    }
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    nested = {
+        "env_kwargs": {"opponent": opponent, "map": map_, **cli_plan.parse_assignments("--option", option or ())},
+        "hyperparameters": {"learning_rate": learning_rate, "gamma": gamma, "batch_size": batch_size},
+    }
+    for name, part in nested.items():
+        if kept := {key: value for key, value in part.items() if value is not None}:
+            values[name] = kept
+    values = cli_plan.merge(values, cli_plan.nest(cli_plan.parse_assignments("--set", set_ or ())))
+
+    terminal = sys.stdout.isatty()
+    plan = cli_plan.make_plan(
+        game,
+        values,
+        config_file=config,
+        resume=resume,
+        runs_dir=runs_dir,
+        run_dir=run_dir,
+        port=cli_plan.parse_port(port),
+        stay=terminal if stay is None else stay,
+        output="json" if json_ else "quiet" if quiet else "live" if terminal else "plain",
+    )
+    raise typer.Exit(cli_run.run(plan))

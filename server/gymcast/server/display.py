@@ -1,0 +1,296 @@
+"""The terminal's picture of a training run: a live panel, plain lines, JSON lines, and the summary at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, Final, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gymcast.server.cli_view import RunView, clock, sparkline
+from gymcast.training.events import EvaluationData
+
+_PLAIN_SECONDS: Final = 10.0
+_REFRESH_HZ: Final = 5
+_BAR_WIDTH: Final = 32
+_SPARK_WIDTH: Final = 32
+_FACT_COLUMNS: Final = 3
+_STYLES: Final = {"completed": "green", "failed": "bold red", "cancelled": "yellow", "stopping": "yellow"}
+
+
+class Display(Protocol):
+    """One way to show a run. ``start`` prints the page's address before anything else."""
+
+    def start(self, view: RunView) -> None:
+        """Show where the page and the run are, and begin."""
+
+    def update(self) -> None:
+        """The view has changed, or time has passed."""
+
+    def note(self, text: str) -> None:
+        """Show one line that stays."""
+
+    def finish(self) -> None:
+        """Show the summary and end."""
+
+
+def make_display(kind: str) -> Display:
+    """``live`` for a terminal, ``plain``, ``json``, or ``quiet`` (address and summary only)."""
+    if kind == "live":
+        return LiveDisplay()
+    if kind == "json":
+        return JsonDisplay()
+    return PlainDisplay(progress=kind != "quiet")
+
+
+class LiveDisplay:
+    """A panel that redraws itself in place."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console if console is not None else Console(highlight=False)
+        self._view: RunView | None = None
+        self._live: Live | None = None
+        self._warnings_shown = 0
+
+    def start(self, view: RunView) -> None:
+        """Print the address, then draw until :meth:`finish`."""
+        self._view = view
+        print_start(self.console, view)
+        self._live = Live(
+            get_renderable=lambda: render(view, self.console),
+            console=self.console,
+            refresh_per_second=_REFRESH_HZ,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def update(self) -> None:
+        """Warnings are printed above the panel; the rest redraws itself."""
+        if self._view is not None:
+            for text in self._view.warnings[self._warnings_shown :]:
+                self.console.print(Text(f"warning: {text}", style="yellow"))
+            self._warnings_shown = len(self._view.warnings)
+
+    def note(self, text: str) -> None:
+        """A line above the panel."""
+        self.console.print(Text(text, style="bold"))
+
+    def finish(self) -> None:
+        """Take the panel away and print the summary."""
+        if self._live is not None:
+            self._live.stop()
+        if self._view is not None:
+            self.update()
+            print_summary(self.console, self._view)
+
+
+class PlainDisplay:
+    """Lines for a log file: one about every ten seconds, and one whenever the activity changes."""
+
+    def __init__(self, *, progress: bool = True, console: Console | None = None) -> None:
+        self.console = console if console is not None else Console(highlight=False, soft_wrap=True)
+        self._progress = progress
+        self._view: RunView | None = None
+        self._next = 0.0
+        self._activity = ""
+        self._warnings_shown = 0
+        self._evaluations_shown: set[str] = set()
+
+    def start(self, view: RunView) -> None:
+        """Print the address."""
+        self._view = view
+        print_start(self.console, view)
+        self._flush()
+
+    def update(self) -> None:
+        """Print what is new."""
+        view = self._view
+        if view is None:
+            return
+        for text in view.warnings[self._warnings_shown :]:
+            self.note(f"warning: {text}")
+        self._warnings_shown = len(view.warnings)
+        if not self._progress:
+            return
+        for opponent, found in view.evaluations.items():
+            if opponent not in self._evaluations_shown:
+                self._evaluations_shown.add(opponent)
+                self.note(f"{clock(view.elapsed)}  {evaluation_text(found)}")
+        if view.activity != self._activity or time.monotonic() >= self._next:
+            self._activity = view.activity
+            self._next = time.monotonic() + _PLAIN_SECONDS
+            self.note(view.plain_line())
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+        self._flush()
+
+    def finish(self) -> None:
+        """Print the summary."""
+        if self._view is not None:
+            self.update()
+            print_summary(self.console, self._view)
+            self._flush()
+
+    def _flush(self) -> None:
+        self.console.file.flush()
+
+
+class JsonDisplay:
+    """One JSON object per line: ``started``, ``progress`` every ten seconds, ``evaluation``, ``note``, ``summary``."""
+
+    def __init__(self) -> None:
+        self._view: RunView | None = None
+        self._next = 0.0
+        self._evaluations_shown: set[str] = set()
+        self._warnings_shown = 0
+
+    def start(self, view: RunView) -> None:
+        """``started`` with the page's address."""
+        self._view = view
+        self._print("started", {"page": view.page_url, "session_id": view.session_id, "run_dir": view.run_dir})
+
+    def update(self) -> None:
+        """``warning``, ``evaluation`` and ``progress`` lines."""
+        view = self._view
+        if view is None:
+            return
+        for text in view.warnings[self._warnings_shown :]:
+            self._print("warning", {"message": text})
+        self._warnings_shown = len(view.warnings)
+        for opponent, found in view.evaluations.items():
+            if opponent not in self._evaluations_shown:
+                self._evaluations_shown.add(opponent)
+                self._print("evaluation", found.to_json())
+        if time.monotonic() >= self._next and view.metrics is not None:
+            self._next = time.monotonic() + _PLAIN_SECONDS
+            position = {"status": view.status, "phase": view.phase, "progress": view.progress}
+            self._print("progress", {**position, "metrics": view.metrics.to_json()})
+
+    def note(self, text: str) -> None:
+        """A ``note`` line."""
+        self._print("note", {"message": text})
+
+    def finish(self) -> None:
+        """The ``summary`` line."""
+        if self._view is not None:
+            self.update()
+            self._print("summary", self._view.summary())
+
+    def _print(self, event: str, fields: dict[str, Any]) -> None:
+        print(json.dumps({"event": event, **fields}), file=sys.stdout, flush=True)
+
+
+def print_start(console: Console, view: RunView) -> None:
+    """The page's address first, then what is trained and where its files are."""
+    for label, value, style in (
+        ("Watch", view.page_url, "bold cyan"),
+        ("Train", view.title, ""),
+        ("Files", view.run_dir, ""),
+    ):
+        console.print(Text(f"{label}  ", style="dim").append(value, style=style), soft_wrap=True)
+
+
+def render(view: RunView, console: Console) -> RenderableType:
+    """The live panel. The page's address stays in it, so that it is in view however long the run takes."""
+    ascii_only = console.options.ascii_only
+    head = Table.grid(padding=(0, 2))
+    counting = view.learning and view.eta_seconds is not None
+    left = f"{clock(view.eta_seconds or 0)} left" if counting else f"{clock(view.elapsed)} so far"
+    head.add_row(
+        ProgressBar(
+            total=1.0, completed=view.progress, width=_BAR_WIDTH, pulse=view.progress == 0.0 and not view.ended
+        ),
+        Text(f"{view.progress:4.0%}"),
+        Text(left, style="bold"),
+    )
+    rows: list[RenderableType] = [Text(view.activity, style=_STYLES.get(view.status, "bold")), head]
+    if facts := view.facts():
+        rows.append(_fact_grid(facts))
+    if len(view.win_rates) > 1:
+        line = sparkline(list(view.win_rates), _SPARK_WIDTH, 0.0, 100.0, ascii_only=ascii_only)
+        rows.append(Text("win rate over time  ", style="dim").append(line, style="green"))
+    rows.extend(Text(evaluation_text(found)) for found in view.evaluations.values())
+    rows.append(Text("Watch  ", style="dim").append(view.page_url, style="bold cyan"))
+    rows.append(Text("Ctrl-C saves a checkpoint and stops", style="dim"))
+    return Padding(Group(*rows), (1, 0, 0, 0))
+
+
+def _fact_grid(facts: list[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for start in range(0, len(facts), _FACT_COLUMNS):
+        cells: list[Text] = []
+        for label, value in facts[start : start + _FACT_COLUMNS]:
+            cells += [Text(label, style="dim"), Text(value, style="bold", justify="right")]
+        grid.add_row(*cells)
+    return grid
+
+
+def evaluation_text(found: EvaluationData) -> str:
+    """``beat intermediate in 93.1 % of 1,000 games (95 % interval 91.4 to 94.5)``."""
+    if found.win_rate is None:
+        return f"mean return {found.mean_return:.3f} over {found.games:,} episodes"
+    interval = (
+        f" (95 % interval {found.ci_low:.1f} to {found.ci_high:.1f})"
+        if found.ci_low is not None and found.ci_high is not None
+        else ""
+    )
+    against = f" against {found.opponent}" if found.opponent else ""
+    return f"won {found.win_rate:.1f} % of {found.games:,} games{against}{interval}"
+
+
+def evaluation_table(evaluations: list[EvaluationData]) -> Table:
+    """Win rates with their intervals, one row per opponent."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("opponent", "win rate", "95 % interval", "wins", "losses", "draws", "games", "mean return"):
+        table.add_column(name, justify="left" if name == "opponent" else "right", no_wrap=True)
+    for found in evaluations:
+        known = found.win_rate is not None and found.ci_low is not None and found.ci_high is not None
+        table.add_row(
+            found.opponent or "(none)",
+            f"{found.win_rate:.1f} %" if found.win_rate is not None else "-",
+            f"{found.ci_low:.1f} - {found.ci_high:.1f} %" if known else "-",
+            f"{found.wins:,}",
+            f"{found.losses:,}",
+            f"{found.draws:,}",
+            f"{found.games:,}",
+            f"{found.mean_return:.3f}",
+        )
+    return table
+
+
+def print_summary(console: Console, view: RunView) -> None:
+    """How it ended, what the bot can do, where everything is, and how to go on."""
+    console.print()
+    outcome = Text(view.activity[:1].upper() + view.activity[1:], style=_STYLES.get(view.status, "bold"))
+    outcome.append(
+        f"  {view.episodes:,} episodes, {view.timesteps:,} decisions in {clock(view.elapsed)}", style="default"
+    )
+    console.print(outcome, soft_wrap=True)
+    if view.reason and view.status != "completed":
+        console.print(Text(f"{'Reason':<11}", style="dim").append(view.reason, style="default"), soft_wrap=True)
+    if view.evaluations:
+        console.print(evaluation_table(list(view.evaluations.values())))
+    lines = []
+    if view.checkpoint is not None:
+        lines.append(("Checkpoint", f"{view.run_dir}/{view.checkpoint.path}"))
+    if view.replay_id is not None:
+        lines.append(("Replay", f"{view.replay_id}   (gymcast replay show {view.replay_id})"))
+    if view.status == "failed":
+        lines.append(("Log", f"{view.run_dir}/worker.log"))
+    lines.append(("Page", view.page_url))
+    if view.checkpoint is not None:
+        lines.append(("Go on", f"gymcast train --resume {view.run_dir}"))
+        lines.append(("Measure", f"gymcast evaluate {view.run_dir}"))
+    for label, value in lines:
+        console.print(Text(f"{label:<11}", style="dim").append(value, style="default"), soft_wrap=True)
