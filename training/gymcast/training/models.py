@@ -61,12 +61,13 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
     )
 
 
-def torch_threads(config: TrainingConfig, env: VecEnv) -> int:
-    """The torch threads that suit ``config``: those of its training batches, which are most of the work."""
-    batch = config.hyperparameters.get("batch_size", 64 if config.algorithm != "a2c" else 5 * env.num_envs)
-    inputs = spaces.flatdim(env.observation_space)
-    outputs = spaces.flatdim(env.action_space)
-    return choose_torch_threads(int(str(batch)), network_work(config.network, inputs, outputs))
+def torch_threads(config: TrainingConfig, model: BaseAlgorithm, rows: int | None = None) -> int:
+    """The torch threads that suit batches of ``rows`` observations; by default the algorithm's training batches."""
+    if rows is None:
+        rows = getattr(model, "batch_size", None) or getattr(model, "n_steps", 1) * model.n_envs
+    inputs = spaces.flatdim(model.observation_space)
+    outputs = spaces.flatdim(model.action_space)
+    return choose_torch_threads(rows, network_work(config.network, inputs, outputs))
 
 
 def _check_hyperparameters(config: TrainingConfig) -> None:

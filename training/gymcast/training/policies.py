@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 POLICY_FORMAT = 1
 
-# Below this many multiply-adds per batch, handing work to a second torch thread costs more than it saves. Measured on
-# two cores with two-layer networks of 64 units: with 64 rows one thread was faster, from about 1,000 rows two were.
-MIN_WORK_PER_THREAD = 8_000_000
+# Multiply-adds per batch that make one more torch thread worth its while. With two layers of 64 units that is about
+# 1,000 rows; below, a second thread was slower in every measurement (64 rows: 1.7 times).
+MIN_WORK_PER_THREAD = 20_000_000
 
 
 def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from gymcast.training.checkpoints import (
     restore_model,
 )
 from gymcast.training.config import TrainingConfig
-from gymcast.training.evaluate import EvaluationResult, EvaluationStopped, evaluate
+from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
     CheckpointData,
     ErrorData,
@@ -129,8 +129,8 @@ class Trainer:
             newest = self.checkpoints.newest() if self.resume else None
             env = self._make_env(newest)
             try:
-                th.set_num_threads(torch_threads(config, env))
                 model = self.model = build_model(config, env, self.seed)
+                th.set_num_threads(torch_threads(config, model))
                 model.set_logger(configure(str(self.run_dir / "tb"), ["tensorboard"]))
                 if newest is not None:
                     self._restore(model, newest)
@@ -241,6 +241,7 @@ class Trainer:
         opponents = config.evaluation_opponents
         if is_builtin(config.env_id) and opponents is None:
             opponents = tuple(name for name in GAMES[config.env_id].opponents if name not in UNRATED)
+        th.set_num_threads(torch_threads(config, model, min(config.evaluation_games, MAX_LANES)))
         results = []
         for number, opponent in enumerate(opponents or ("",)):
             self._report("running", "evaluating")
