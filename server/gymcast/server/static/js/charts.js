@@ -1,7 +1,7 @@
 // The live charts. plotly is 4.8 MB, so it is loaded after everything else is on the screen.
 
 import { byId, make, makeSvg, notice, setText } from "./dom.js";
-import { fixed, percent, short } from "./format.js";
+import { fine, fixed, percent, short } from "./format.js";
 import { cssColour, onTheme } from "./theme.js";
 
 const PLOTLY = "/static/vendor/plotly.min.js";
@@ -31,7 +31,7 @@ const CHARTS = [
     id: "losses",
     title: "Losses",
     ticks: ".3~g",
-    format: (value) => short(value),
+    format: (value) => fine(value),
     lines: [
       { key: "policy_loss", name: "policy", colour: "--series-2", width: 1.8 },
       { key: "value_loss", name: "value", colour: "--series-3", width: 1.8 },

@@ -22,6 +22,12 @@ function trim(value, digits) {
   return value.toFixed(places).replace("-", "−");
 }
 
+/** Two significant digits for small numbers: -0.00321 -> "−0.0032"; three otherwise. */
+export function fine(value) {
+  if (!known(value) || value === 0 || Math.abs(value) >= 0.1) return short(value);
+  return Math.abs(value) < 1e-5 ? "0" : String(Number(value.toPrecision(2))).replace("-", "−");
+}
+
 /** Whole number with thin separators: 1234567 -> "1,234,567". */
 export function whole(value) {
   return known(value) ? Math.round(value).toLocaleString("en-US") : NONE;

@@ -110,20 +110,28 @@ function largestFirst(values) {
   return Object.fromEntries(Object.entries(values).sort(([, a], [, b]) => b - a).slice(0, MOST_BARS));
 }
 
-/** Which labels the selected action is made of: "right + jump + hold + NE" names one label per group, in order. */
-function chosenLabels(decision, groups) {
-  const action = decision.selected_action;
-  if (typeof action !== "string") return new Set();
-  const names = Object.keys(decision.groups ?? groups);
-  const parts = action.split(" + ");
-  if (names.length > 1 && parts.length === names.length) return new Set(names.map((name, index) => `${name}\n${parts[index]}`));
-  return new Set(Object.entries(groups).flatMap(([name, values]) => (action in values ? [`${name}\n${action}`] : [])));
+/** The labels of the selected action per group: "right + jump + hold + NE" names one label per group, in order. */
+function chosenParts(decision) {
+  const names = Object.keys(decision.groups ?? {});
+  const parts = String(decision.selected_action ?? "").split(" + ");
+  const fits = names.length > 0 && parts.length === names.length && names.every((name, index) => parts[index] in decision.groups[name]);
+  return fits ? names.map((name, index) => [name, parts[index]]) : null;
 }
 
+/** The same as "group\nlabel", for a single list of actions too. */
+function chosenLabels(decision, groups) {
+  const parts = chosenParts(decision) ?? Object.keys(groups).map((name) => [name, decision.selected_action]);
+  return new Set(parts.map(([name, label]) => `${name}\n${label}`));
+}
+
+/** How likely the selected action was; groups are drawn independently of each other, so their probabilities multiply. */
 function confidence(decision) {
-  if (typeof decision.confidence_score === "number") return percent(decision.confidence_score * 100, 0);
-  const own = decision.action_probabilities?.[decision.selected_action];
-  return typeof own === "number" ? percent(own * 100, own < 0.1 ? 1 : 0) : "–";
+  const parts = chosenParts(decision);
+  const likely =
+    decision.confidence_score ??
+    decision.action_probabilities?.[decision.selected_action] ??
+    parts?.reduce((product, [name, label]) => product * decision.groups[name][label], 1);
+  return typeof likely === "number" ? percent(likely * 100, likely < 0.1 ? 1 : 0) : "–";
 }
 
 function buildRose() {

@@ -9,7 +9,7 @@ const TILES = [
   { key: "win_rate", label: "Win rate", value: (p) => percent(p.win_rate, 1), note: () => "last 1,000 games" },
   { key: "reward", label: "Reward", value: (p) => fixed(p.average_reward, 2), note: (p) => `average, best ${fixed(p.best_reward, 2)}` },
   { key: "episodes", label: "Episodes", value: (p) => short(p.episode), note: (p) => `${short(p.episodes_per_minute)} per minute` },
-  { key: "samples", label: "Samples per second", value: (p) => short(p.samples_per_second ?? p.actions_per_second), note: (p) => `${short(p.timesteps)} in all` },
+  { key: "samples", label: "Samples/s", value: (p) => short(p.samples_per_second ?? p.actions_per_second), note: (p) => `${short(p.timesteps)} in all` },
   { key: "realtime", label: "Game speed", value: (p) => times(p.game_seconds_per_second), note: () => "times real time" },
   { key: "entropy", label: "Entropy", value: (p) => fixed(p.entropy, 2), note: () => "of the policy" },
 ];
@@ -56,7 +56,7 @@ export class Overview {
     byId("progress-track").setAttribute("aria-valuenow", (part * 100).toFixed(0));
     setText(byId("progress-phase"), over ? ended(info, part) : doing(info, part));
     const left = info.eta_seconds;
-    setText(byId("progress-eta"), !over && typeof left === "number" ? `${duration(left)} left` : "");
+    setText(byId("progress-eta"), !over && info.phase !== "evaluating" && typeof left === "number" ? `${duration(left)} left` : "");
   }
 
   /** Key figures from the newest readings. */

@@ -33,6 +33,7 @@ export class Player {
   /** Forgets everything: another session is shown. */
   reset() {
     this.episodes = []; // oldest first: {replay_id, episode, ...}
+    this.broken = new Set(); // replay ids that could not be shown
     this.current = null; // replay_id
     this.footage = null;
     this.view = null;
@@ -67,7 +68,8 @@ export class Player {
     this.episodes.push(...fresh);
     this.episodes.sort((a, b) => a.timesteps - b.timesteps || a.episode - b.episode || a.replay_id.localeCompare(b.replay_id));
     if (this.episodes.length > MOST_EPISODES) this.episodes.splice(0, this.episodes.length - MOST_EPISODES);
-    if (!this.current && this.episodes.length && !this.loading) this.open(this.episodes.at(-1).replay_id);
+    const newest = this.#newest();
+    if (newest && !this.loading && (!this.current || (!this.view && this.follow && fresh.length))) this.open(newest);
     this.#controls();
     return fresh.length > 0;
   }
@@ -113,6 +115,7 @@ export class Player {
 
   #failed(failure) {
     if (failure.name === "AbortError") return;
+    this.broken.add(this.current);
     if (failure instanceof UnknownViewError) {
       this.footage = null;
       this.view = null;
@@ -123,7 +126,9 @@ export class Player {
     } else {
       throw failure;
     }
-    this.playing = false;
+    // What was shown before goes on.
+    this.current = this.footage?.id ?? this.current;
+    this.playing = this.playing && this.view !== null;
     this.#controls();
   }
 
@@ -151,8 +156,13 @@ export class Player {
   }
 
   #followChanged() {
-    const newest = this.episodes.at(-1);
-    if (this.follow && newest && newest.replay_id !== this.current) this.open(newest.replay_id);
+    const newest = this.#newest();
+    if (this.follow && newest && newest !== this.current) this.open(newest);
+  }
+
+  /** Id of the newest episode that can be shown. */
+  #newest() {
+    return this.episodes.findLast((episode) => !this.broken.has(episode.replay_id))?.replay_id;
   }
 
   #key(event) {
@@ -238,15 +248,15 @@ export class Player {
     }
     this.held += elapsed;
     if (this.held < HOLD_S || this.loading) return;
-    const newest = this.episodes.at(-1);
-    if (this.follow && newest && newest.replay_id !== this.current) this.open(newest.replay_id);
+    const newest = this.#newest();
+    if (this.follow && newest && newest !== this.current) this.open(newest);
     else this.seek(0);
   }
 
   #paint() {
     const { view, footage, t } = this;
     this.hooks.moment(footage, t);
-    if (!view) return;
+    if (!view || !this.canvas.clientWidth) return;
     view.draw(t);
     drawStrip(byId("value-strip"), footage, view, t);
     this.scrub.value = String(t);

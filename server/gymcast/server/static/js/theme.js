@@ -3,6 +3,7 @@
 const KEY = "gymcast.theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 const listeners = new Set();
+const colours = new Map();
 
 /** The theme in force, "light" or "dark". */
 export function theme() {
@@ -14,9 +15,10 @@ export function onTheme(listener) {
   listeners.add(listener);
 }
 
-/** Value of a CSS custom property in the present theme, e.g. cssColour("--bot"). */
+/** Value of a CSS custom property in the present theme, e.g. cssColour("--series-1"). Kept, since canvases ask often. */
 export function cssColour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!colours.has(name)) colours.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return colours.get(name);
 }
 
 function stored() {
@@ -40,6 +42,7 @@ function remember(value) {
 function apply(value) {
   if (value === theme()) return;
   document.documentElement.dataset.theme = value;
+  colours.clear();
   for (const listener of listeners) listener(value);
 }
 

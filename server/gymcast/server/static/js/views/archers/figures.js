@@ -292,6 +292,7 @@ export function drawTag(context, player, name, colours, palette) {
 export function drawGhost(context, player, colours, palette, t) {
   const bob = Math.sin(t * 3) * 2.5;
   context.save();
+  context.lineJoin = "round";
   context.translate(player.x, player.y + bob - 2);
   context.globalAlpha = 0.42;
   context.beginPath();

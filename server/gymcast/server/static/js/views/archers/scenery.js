@@ -182,7 +182,8 @@ function stone(context, column, row, palette) {
   const tint = (random() - 0.5) * 10;
   const [r, g, b] = palette.stone.base;
   const [x, y] = [column * CELL, row * CELL];
-  const [from, to] = [left ? x + 0.9 : x, left ? x + CELL : x + CELL - 0.9];
+  // Half stones overlap a little, so that no seam shows when a cell is not a whole number of device pixels.
+  const [from, to] = [left ? x + 0.9 : x - 0.4, left ? x + CELL : x + CELL - 0.9];
   const face = context.createLinearGradient(0, y, 0, y + CELL);
   face.addColorStop(0, `rgb(${r * shade * 1.08 + tint}, ${g * shade * 1.08}, ${b * shade * 1.08 - tint})`);
   face.addColorStop(1, `rgb(${r * shade * 0.86 + tint}, ${g * shade * 0.86}, ${b * shade * 0.86 - tint})`);
@@ -214,7 +215,7 @@ function rim(context, column, row, grid, palette) {
 function moss(context, column, row, grid, palette) {
   const random = dice(column * 57 + row * 311);
   const [x, y] = [column * CELL, row * CELL];
-  const [left, right] = [grid.at(column - 1, row) ? x : x - 1.2, grid.at(column + 1, row) ? x + CELL : x + CELL + 1.2];
+  const [left, right] = [grid.at(column - 1, row) ? x - 0.4 : x - 1.2, grid.at(column + 1, row) ? x + CELL + 0.4 : x + CELL + 1.2];
   context.fillStyle = palette.moss.deep;
   tuft(context, left, right, y, 6.4, random);
   context.fillStyle = palette.moss.base;

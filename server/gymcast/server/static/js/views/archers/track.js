@@ -4,7 +4,8 @@
 // with y growing downwards. The arena is a torus: a thing that leaves on one side comes back on the other, so between
 // two frames things move along the shortest way around it, and something that jumped further than it can fly stays put.
 
-const TELEPORT_PX = 90; // the speed cap is 24 px per frame and axis at 25 frames/s
+const FASTEST_PX_S = 900; // above the cap of 600 px/s per axis
+const SLACK_PX = 24;
 const PX_PER_STRIDE = 13; // how far a run carries per radian of the legs' swing
 const JUMP_PX_S = 180; // a sudden gain of upward speed, far above what one frame of gravity can take away
 
@@ -29,6 +30,8 @@ export class Track {
     this.frames = data.frames;
     this.times = data.frames.map((frame) => frame.t);
     this.duration = this.times.at(-1) ?? 0;
+    // Further than this nothing moves from one frame to the next: it was put there.
+    this.leap = FASTEST_PX_S * (this.times.length > 1 ? this.times[1] - this.times[0] : 0.04) + SLACK_PX;
     this.links = data.frames.map((frame, index) => this.#link(frame, data.frames[index + 1]));
     this.gait = this.#gait();
     this.events = this.#events();
@@ -52,23 +55,49 @@ export class Track {
     const frame = this.frames[i];
     const next = this.frames[i + 1];
     const u = next ? Math.min(1, Math.max(0, (t - frame.t) / (next.t - frame.t))) : 0;
+    const arrows = frame.a.map((arrow, index) => this.#arrow(i, arrow, next?.a[this.links[i][index]], u));
     return {
       players: frame.p.map((player, seat) => this.#player(i, seat, player, next?.p[seat], u)),
-      arrows: frame.a.map((arrow, index) => this.#arrow(i, arrow, next?.a[this.links[i][index]], u)),
+      arrows: next ? arrows.concat(this.#launched(i, u)) : arrows,
     };
   }
 
-  #between(a, b, u) {
-    if (!b) return [a[0], a[1]];
-    const dx = around(a[0], b[0], this.width);
-    const dy = around(a[1], b[1], this.height);
-    if (Math.hypot(dx, dy) > TELEPORT_PX) return [a[0], a[1]];
-    return [wrap(a[0] + dx * u, this.width), wrap(a[1] + dy * u, this.height)];
+  /** Way from a to b, [dx, dy] px, or null for a leap. */
+  #way(a, b) {
+    const way = [around(a[0], b[0], this.width), around(a[1], b[1], this.height)];
+    return Math.hypot(...way) > this.leap ? null : way;
+  }
+
+  #seconds(i) {
+    return this.frames[i + 1].t - this.frames[i].t;
+  }
+
+  /** Place on a smooth path from player a to b that leaves and arrives with their speeds. */
+  #glide(i, a, b, u) {
+    const way = this.#way(a, b);
+    if (!way) return [a[0], a[1]];
+    const dt = this.#seconds(i);
+    const x = a[0] + hermite(way[0], a[2] * dt, b[2] * dt, u);
+    const y = a[1] + hermite(way[1], a[3] * dt, b[3] * dt, u);
+    return [wrap(x, this.width), wrap(y, this.height)];
+  }
+
+  /** Arrows shot between frame i and the next, on their way from the bow. */
+  #launched(i, u) {
+    const [frame, next] = [this.frames[i], this.frames[i + 1]];
+    const known = new Set(this.links[i]);
+    return next.a.flatMap((arrow, index) => {
+      const owner = frame.p[arrow[5]];
+      const way = owner && this.#way(owner, arrow);
+      if (known.has(index) || arrow[4] !== FLYING || !way || u < 0.15) return [];
+      const [x, y] = [wrap(owner[0] + way[0] * u, this.width), wrap(owner[1] + way[1] * u, this.height)];
+      return [{ x, y, dx: arrow[2], dy: arrow[3], state: FLYING, owner: arrow[5], speed: Math.hypot(...way) / this.#seconds(i) }];
+    });
   }
 
   #player(i, seat, a, b, u) {
     const steady = b && a[4] && b[4];
-    const [x, y] = steady ? this.#between(a, b, u) : [a[0], a[1]];
+    const [x, y] = steady ? this.#glide(i, a, b, u) : [a[0], a[1]];
     const [ax, ay] = steady ? direction(mix(a[7], b[7], u), mix(a[8], b[8], u), a[7], a[8]) : [a[7], a[8]];
     const gait = this.gait[i][seat];
     const later = this.gait[i + 1]?.[seat] ?? gait;
@@ -92,10 +121,25 @@ export class Track {
   }
 
   #arrow(i, a, b, u) {
-    const [x, y] = this.#between(a, b, u);
+    const goal = b ?? this.#struck(i, a);
+    const way = (goal && this.#way(a, goal)) ?? [0, 0];
     const [dx, dy] = b ? direction(mix(a[2], b[2], u), mix(a[3], b[3], u), a[2], a[3]) : [a[2], a[3]];
-    const speed = b ? Math.hypot(around(a[0], b[0], this.width), around(a[1], b[1], this.height)) / (this.frames[i + 1].t - this.frames[i].t) : 0;
-    return { x, y, dx, dy, state: a[4], owner: a[5], speed };
+    return {
+      x: wrap(a[0] + way[0] * u, this.width),
+      y: wrap(a[1] + way[1] * u, this.height),
+      dx,
+      dy,
+      state: a[4],
+      owner: a[5],
+      speed: goal ? Math.hypot(...way) / this.#seconds(i) : 0,
+    };
+  }
+
+  /** Whom a flying arrow that is gone in the next frame has hit: the nearest player who falls, undefined if nobody does. */
+  #struck(i, arrow) {
+    const next = this.frames[i + 1];
+    if (!next || arrow[4] !== FLYING) return undefined;
+    return this.frames[i].p.find((player, seat) => player[4] && !next.p[seat][4] && seat !== arrow[5] && this.#way(arrow, player));
   }
 
   /** For each arrow of a frame the index of the same arrow in the next frame, -1 if it is gone. */
@@ -104,7 +148,7 @@ export class Track {
     const taken = new Set();
     return frame.a.map((arrow) => {
       let best = -1;
-      let nearest = TELEPORT_PX;
+      let nearest = this.leap;
       next.a.forEach((other, index) => {
         if (taken.has(index) || other[5] !== arrow[5] || (arrow[4] === STUCK && other[4] !== STUCK)) return;
         const dx = around(arrow[0], other[0], this.width);
@@ -128,7 +172,7 @@ export class Track {
         const grounded = Math.abs(player[3]) < 1;
         if (before && grounded) {
           const step = around(before[0], player[0], this.width);
-          if (Math.abs(step) < TELEPORT_PX) own.stride += (step * own.facing) / PX_PER_STRIDE;
+          if (Math.abs(step) < this.leap) own.stride += (step * own.facing) / PX_PER_STRIDE;
         }
         return { facing: own.facing, stride: own.stride, grounded };
       }),
@@ -174,6 +218,15 @@ export class Track {
     });
     return events;
   }
+}
+
+/**
+ * Cubic way from 0 to `goal` with slopes m0 and m1 at its ends, u in 0..1. It does not swing beyond its ends by more
+ * than a pixel: whoever lands or runs into a wall between two frames stays out of the stone.
+ */
+function hermite(goal, m0, m1, u) {
+  const value = m0 * u * (1 - u) ** 2 - m1 * u * u * (1 - u) + goal * u * u * (3 - 2 * u);
+  return Math.min(Math.max(0, goal) + 1, Math.max(Math.min(0, goal) - 1, value));
 }
 
 /** The unit vector along (x, y), or the fallback when they cancel out. */
