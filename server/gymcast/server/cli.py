@@ -12,9 +12,9 @@ import os
 import signal
 import sys
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from gymcast.server.cli_errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from gymcast.server.cli_errors import EXIT_BAD_INPUT, EXIT_FAILED, UserError
 
 
 def main() -> NoReturn:
@@ -23,14 +23,10 @@ def main() -> NoReturn:
     debug = _take_debug_flag(arguments)
     if not debug:
         sys.excepthook = _short_report
-    signal.signal(signal.SIGTERM, _leave_on_sigterm)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave_at_once)
     try:
         code = run(arguments)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("\ngymcast: stopped", file=sys.stderr)
-        code = EXIT_INTERRUPTED
     except UserError as error:
         if debug:
             raise
@@ -45,16 +41,30 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code. Raises :class:`UserError` for input that cannot be used."""
-    from typer.main import get_command
+    import typer
 
     from gymcast.server.cli_app import app
 
+    # Typer's own name for the base of everything wrong with a command line is not public.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     try:
         # The command object is called, not the Typer application: that one replaces sys.excepthook.
-        get_command(app)(arguments, prog_name="gymcast")
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else int(bool(done.code))
-    return 0
+        code = typer.main.get_command(app).main(arguments, prog_name="gymcast", standalone_mode=False)
+    except usage_error as error:
+        if not str(error):
+            return EXIT_BAD_INPUT  # no command was given, and the help has been printed
+        raise UserError(_usage_text(error)) from None
+    return code if isinstance(code, int) else 0
+
+
+def _usage_text(error: Any) -> str:
+    """What is wrong with a command line, what was probably meant, and where to read more."""
+    message = str(error.message).strip()
+    meant = " or ".join(repr(name) for name in getattr(error, "possibilities", None) or ())
+    hint = f" Did you mean {meant}?" if meant else ""
+    text = f"{error.format_message() if not meant else message}".rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "gymcast"
+    return f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else '.'}{hint}\n  See: {command} --help"
 
 
 def _take_debug_flag(arguments: list[str]) -> bool:
@@ -66,15 +76,18 @@ def _take_debug_flag(arguments: list[str]) -> bool:
     return True
 
 
-def _leave_on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(EXIT_TERMINATED)
+def _leave_at_once(number: int, _frame: FrameType | None) -> NoReturn:
+    """SIGINT and SIGTERM until a command has something to put in order, and installs handlers of its own.
+
+    Raising KeyboardInterrupt instead would end in a traceback or worse where it meets an extension module's import.
+    """
+    if number == signal.SIGINT:
+        os.write(2, b"\ngymcast: stopped\n")
+    os._exit(128 + number)
 
 
 def _short_report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What is printed for an error nobody expected: one line and how to see the rest."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("\ngymcast: stopped", file=sys.stderr)
-        return
     print(f"gymcast: unexpected {kind.__name__}: {error}", file=sys.stderr)
     print("  This is a fault in gymcast. The same command with --debug shows where it happened.", file=sys.stderr)
 

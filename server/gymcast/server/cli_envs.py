@@ -89,4 +89,6 @@ def show_env(
         allowed = ", ".join(map(str, option["choices"])) if option["choices"] else ""
         table.add_row(name, json.dumps(option["default"]), allowed, option["help"])
     Console(highlight=False).print(table)
-    typer.echo(f"\nFor example: gymcast train {spec.name} --option {next(iter(spec.options))}=...")
+    choices = {name: option.choices for name, option in spec.options.items() if option.choices}
+    example = "".join(f" --option {name}={values[-1]}" for name, values in list(choices.items())[1:3])
+    typer.echo(f"\nFor example: gymcast train {spec.name}{example}")

@@ -9,8 +9,6 @@ from typing import Final
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
-EXIT_INTERRUPTED: Final = 130
-EXIT_TERMINATED: Final = 143
 
 
 class UserError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -17,10 +17,12 @@ class StopRequests:
         self.first: signal.Signals | None = None
         self.count = 0
         self._changed = asyncio.Event()
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         for number in HANDLED:
+            self._previous[number] = signal.getsignal(number)
             loop.add_signal_handler(number, self._note, number)
         return self
 
@@ -30,6 +32,7 @@ class StopRequests:
         loop = asyncio.get_running_loop()
         for number in HANDLED:
             loop.remove_signal_handler(number)
+            signal.signal(number, self._previous[number])
 
     def _note(self, number: signal.Signals) -> None:
         self.first = self.first or number

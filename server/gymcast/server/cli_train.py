@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from gymcast.server.cli_errors import UserError
+
 EPILOG: Final = """
 [bold]Examples[/bold]
 
@@ -107,9 +109,9 @@ def train(
     With --resume, limits such as --minutes count from where the run stands.
     """
     if quiet and json_:
-        raise typer.BadParameter("--quiet and --json exclude each other; give one of them")
+        raise UserError("--quiet and --json exclude each other; give one of them")
     if force_cpu and device not in (None, "cpu"):
-        raise typer.BadParameter(f"--force-cpu and --device {device} contradict each other; give one of them")
+        raise UserError(f"--force-cpu and --device {device} contradict each other; give one of them")
     from gymcast.server import cli_plan, cli_run
 
     given = {
