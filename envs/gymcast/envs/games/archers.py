@@ -64,9 +64,11 @@ MASK_SIZE = sum(ACTION_NVEC)
 
 SPARSE, KILLS, SHAPED = 0, 1, 2
 REWARDS = ("sparse", "kills", "shaped")
-SHAPED_MATCH = 1.0  # won or lost
-SHAPED_PICKUP = 0.05
-SHAPED_SHOT = -0.02
+# The shaped scheme: kills and deaths as in KILLS, and
+SHAPED_MATCH = 1.0  # won (+) or lost (-)
+SHAPED_ARROW = 0.02  # per arrow that comes into (+) or leaves (-) the quiver: sums to zero over a round trip
+SHAPED_NEAR = 0.2  # at most, for an arrow that came close to a foe: falls linearly to 0 at NEAR px
+NEAR = 100.0
 
 # Scripted archers. Level -1 is a learner, 0 plays random legal actions, 1 .. 4 are the rows of the table in the docs.
 LEVELS = ("random", "beginner", "intermediate", "advanced", "expert")
@@ -158,6 +160,7 @@ STATE = np.dtype(
         ("arrow_state", np.int32, _ARROW),  # ABSENT, FLYING, FALLING (harmless) or STUCK
         ("arrow_owner", np.int32, _ARROW),  # seat that shot it
         ("arrow_age", np.int32, _ARROW),  # ticks in the air
+        ("arrow_near", np.float64, _ARROW),  # squared distance (px^2) of its line to the nearest foe so far
         ("bot", np.int32, (MAX_PLAYERS, BOT_SIZE)),  # memory of scripted archers: times in ms, pending commands
     ],
     align=True,
@@ -371,10 +374,11 @@ def _shoot(r: Any, rules: Rules, arenas: Any, p: int) -> None:
     r.arrow_vy[a] = _clip(r.aim_y[p] * speed, MAX_SPEED)
     r.arrow_owner[a] = p
     r.arrow_age[a] = 0
+    r.arrow_near[a] = NEAR * NEAR
     r.quiver[p] -= 1
     r.shots[p] += 1
     if rules.reward == SHAPED:
-        r.reward[p] += SHAPED_SHOT
+        r.reward[p] -= SHAPED_ARROW
 
 
 @kernel
@@ -447,38 +451,45 @@ def _move_archer(r: Any, solid: NDArray[np.uint8], p: int) -> None:
 
 
 @kernel
-def _move_arrow(r: Any, solid: NDArray[np.uint8], a: int) -> None:
+def _end_flight(r: Any, rules: Rules, a: int) -> None:
+    """An arrow missed: in the shaped scheme its archer is rewarded for how near it came."""
+    if rules.reward == SHAPED and r.arrow_near[a] < NEAR * NEAR:
+        r.reward[r.arrow_owner[a]] += SHAPED_NEAR * (1.0 - np.sqrt(r.arrow_near[a]) / NEAR)
+
+
+@kernel
+def _move_arrow(r: Any, rules: Rules, solid: NDArray[np.uint8], a: int) -> None:
     """One tick of an arrow in the air: fall, stick in a block where it was before it, wrap around."""
     vy = min(r.arrow_vy[a] + GRAVITY * DT, MAX_SPEED)
     r.arrow_vy[a] = vy
     x = _wrap_x(r.arrow_x[a] + r.arrow_vx[a] * DT)
     y = _wrap_y(r.arrow_y[a] + vy * DT)
     if _solid_at(solid, r.arena, x, y):
+        if r.arrow_state[a] == FLYING:
+            _end_flight(r, rules, a)
         r.arrow_state[a] = STUCK
         return
     r.arrow_x[a] = x
     r.arrow_y[a] = y
     r.arrow_age[a] += 1
     if r.arrow_state[a] == FLYING and r.arrow_age[a] >= ARROW_LIFE:
+        _end_flight(r, rules, a)
         r.arrow_state[a] = FALLING
 
 
 @kernel
-def _arrow_hits(r: Any, a: int, p: int) -> bool:
-    """Whether the line of a flying arrow (20 px back from its tip) comes closer than 20 px to an archer's centre."""
+def _arrow_distance(r: Any, a: int, p: int) -> float:
+    """Squared distance (px^2) from an archer's centre to the line of a flying arrow, 20 px back from its tip."""
     dx = _delta_x(r.x[p] - r.arrow_x[a])
     dy = _delta_y(r.y[p] - r.arrow_y[a])
     square = dx * dx + dy * dy
-    if square > (RADIUS + ARROW_LENGTH) * (RADIUS + ARROW_LENGTH):
-        return False
+    if square > NEAR * NEAR:
+        return square  # farther than anyone asks
     vx, vy = r.arrow_vx[a], r.arrow_vy[a]
     speed = np.sqrt(vx * vx + vy * vy)
-    along = 0.0
-    if speed > 0.0:
-        along = (dx * vx + dy * vy) / speed
+    along = (dx * vx + dy * vy) / speed if speed > 0.0 else 0.0
     back = min(max(-along, 0.0), ARROW_LENGTH)  # the nearest point lies this far back from the tip
-    # |d + back * u|^2 with u the unit velocity and along = d . u
-    return square + 2.0 * back * along + back * back < RADIUS * RADIUS
+    return square + 2.0 * back * along + back * back  # |d + back * u|^2 with u the unit velocity, along = d . u
 
 
 @kernel
@@ -495,6 +506,8 @@ def _kill(r: Any, rules: Rules, p: int, killer: int) -> None:
         r.bot[p, BOT_QUEUE + slot * SLOT_SIZE] = -1
     if r.quiver[p] > 0:
         r.quiver[p] -= 1
+        if rules.reward == SHAPED:
+            r.reward[p] -= SHAPED_ARROW
         a = _free_arrow(r)
         r.arrow_state[a] = FALLING
         r.arrow_owner[a] = p
@@ -517,7 +530,12 @@ def _meet_arrow(r: Any, rules: Rules, a: int) -> None:
         if r.respawn[p] > 0:
             continue
         if state == FLYING:
-            if r.arrow_owner[a] != p and _arrow_hits(r, a, p):
+            if r.arrow_owner[a] == p:
+                continue
+            distance = _arrow_distance(r, a, p)
+            if distance < r.arrow_near[a]:
+                r.arrow_near[a] = distance
+            if distance < RADIUS * RADIUS:
                 _kill(r, rules, p, r.arrow_owner[a])
                 r.arrow_state[a] = FALLING
                 r.arrow_vx[a] = 0.0
@@ -532,7 +550,7 @@ def _meet_arrow(r: Any, rules: Rules, a: int) -> None:
                 r.arrow_state[a] = ABSENT
                 r.quiver[p] += 1
                 if rules.reward == SHAPED:
-                    r.reward[p] += SHAPED_PICKUP
+                    r.reward[p] += SHAPED_ARROW
                 break
 
 
@@ -554,7 +572,7 @@ def _tick(r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: ND
         state = r.arrow_state[a]
         if state != ABSENT:
             if state != STUCK:
-                _move_arrow(r, arenas.solid, a)
+                _move_arrow(r, rules, arenas.solid, a)
             _meet_arrow(r, rules, a)
     r.tick += 1
     for p in range(players):
