@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import torch
 
 from gymcast.training.events import DesiredState, EventBatch, Message
 
@@ -22,6 +25,7 @@ class Receiver:
         self.posts = 0
         self.sessions: list[dict[str, Any]] = []
         self.desired: DesiredState = "running"
+        self.connections: list[socket.socket] = []
         self.answers: list[int] = []
         """Statuses to answer the next posts with instead of taking them."""
         self.refuse: str | None = None
@@ -30,6 +34,10 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                receiver.connections.append(self.connection)
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -80,11 +88,14 @@ class Receiver:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # the other side has closed it already
+                connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
 
 class MemorySink:
-    """A sink that keeps the events; ``wishes`` maps a status phase or type to the state to ask for when it is seen."""
+    """A sink that keeps the events; ``desired`` is what it asks the trainer for."""
 
     def __init__(self) -> None:
         self.events: list[Message] = []
@@ -95,6 +106,12 @@ class MemorySink:
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_torch_thread() -> None:
+    """The networks of the tests are tiny, and tests run beside each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -366,6 +366,8 @@ class EventSink:
 
     def _store_lines(self) -> None:
         """Move what waits in memory to the spool file, as far as there is room for it."""
+        if not self._lines:
+            return
         if self._spool is None:
             excess = len(self._lines) - MAX_QUEUED_EVENTS
             for _ in range(excess):
