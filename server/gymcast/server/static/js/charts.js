@@ -92,25 +92,50 @@ function refuseInlineStyles() {
 export class Charts {
   constructor() {
     this.axis = "time";
-    this.points = [];
     this.due = 0;
     this.visible = new Set();
     this.dirty = new Set();
-    this.charts = CHARTS.map((spec) => this.#build(spec));
-    byId("charts").append(...this.charts.map((chart) => chart.panel));
-    this.#axisSwitch();
     this.watcher = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: "120px" });
-    for (const chart of this.charts) this.watcher.observe(chart.plot);
+    this.own = CHARTS.map((spec) => this.#build(spec));
+    this.extra = new Map(); // graph id -> chart
+    this.#axisSwitch();
     onTheme(() => this.#all());
     new ResizeObserver(() => this.#all()).observe(byId("charts"));
   }
 
+  get charts() {
+    return [...this.own, ...this.extra.values()];
+  }
+
   /** Shows these readings (see series.js), in order of time. */
   show(points) {
-    this.points = points;
-    for (const chart of this.charts) setText(chart.empty, points.length ? "Loading the chart…" : "No readings yet");
-    for (const chart of this.charts) updateLegend(chart, points);
-    this.#all();
+    for (const chart of this.own) this.#give(chart, points);
+    this.#schedule();
+  }
+
+  /** Shows a chart of its own for a graph a trainer sends (see graphs.js). */
+  showGraph(spec, points) {
+    const chart = this.extra.get(spec.id) ?? this.#build(spec);
+    this.extra.set(spec.id, chart);
+    this.#give(chart, points);
+    this.#schedule();
+  }
+
+  removeGraphs() {
+    for (const chart of this.extra.values()) {
+      this.#give(chart, []);
+      this.watcher.unobserve(chart.plot);
+      this.#empty(chart);
+      chart.panel.remove();
+    }
+    this.extra.clear();
+  }
+
+  #give(chart, points) {
+    chart.points = points;
+    setText(chart.empty, points.length ? "Loading the chart…" : "No readings yet");
+    updateLegend(chart);
+    this.dirty.add(chart);
   }
 
   #all() {
@@ -130,7 +155,10 @@ export class Charts {
     const empty = make("p", { text: "No readings yet" });
     const plot = make("div", { class: "chart-plot", id: `chart-${spec.id}`, role: "img", "aria-label": `${spec.title} over time` }, empty);
     const head = make("header", { class: "chart-head" }, make("h3", { class: "chart-title", text: spec.title }), legend);
-    return { spec, entries, plot, empty, panel: make("section", { class: "chart panel", "aria-label": spec.title }, head, plot), drawn: false };
+    const panel = make("section", { class: "chart panel", "aria-label": spec.title }, head, plot);
+    byId("charts").append(panel);
+    this.watcher.observe(plot);
+    return { spec, entries, plot, empty, panel, points: [], drawn: false };
   }
 
   #axisSwitch() {
@@ -157,33 +185,33 @@ export class Charts {
   }
 
   async #draw() {
-    if (!this.points.length) {
-      this.#clear();
-      return;
-    }
-    let plotly;
+    const due = [...this.dirty].filter((chart) => !chart.drawn || this.visible.has(chart.plot));
+    for (const chart of due.filter(({ points }) => !points.length)) this.#empty(chart);
+    if (!due.some(({ points }) => points.length)) return;
     try {
-      plotly = await loadPlotly();
+      await loadPlotly();
     } catch (failure) {
       notice("plotly", `Charts are missing. ${failure.message}`);
       return;
     }
-    for (const chart of this.dirty) {
-      if (chart.drawn && !this.visible.has(chart.plot)) continue;
-      this.dirty.delete(chart);
-      chart.empty.remove();
-      chart.drawn = true;
-      chart.plot.dataset.points = String(this.points.length);
-      plotly.react(chart.plot, traces(chart.spec, this.points, this.axis), layout(chart, this.points, this.axis), { displayModeBar: false, scrollZoom: false, doubleClick: false });
-    }
+    for (const chart of due.filter(({ points }) => points.length)) this.#plot(chart);
   }
 
-  #clear() {
-    for (const chart of this.charts) {
-      if (chart.drawn) window.Plotly.purge(chart.plot);
-      chart.drawn = false;
-      chart.plot.replaceChildren(chart.empty);
-    }
+  #plot(chart) {
+    const axis = chart.spec.axis ?? AXES[this.axis];
+    this.dirty.delete(chart);
+    chart.empty.remove();
+    chart.drawn = true;
+    chart.plot.dataset.points = String(chart.points.length);
+    window.Plotly.react(chart.plot, traces(chart, axis), layout(chart, axis), { displayModeBar: false, scrollZoom: false, doubleClick: false });
+  }
+
+  #empty(chart) {
+    this.dirty.delete(chart);
+    if (chart.drawn) window.Plotly.purge(chart.plot);
+    chart.drawn = false;
+    delete chart.plot.dataset.points;
+    chart.plot.replaceChildren(chart.empty);
   }
 }
 
@@ -199,7 +227,7 @@ function shownLines(spec, points) {
   return spec.lines.filter((line) => has(line.key) && !(line.onlyWithout && has(line.onlyWithout)));
 }
 
-function updateLegend({ spec, entries, plot }, points) {
+function updateLegend({ spec, entries, plot, points }) {
   const shown = new Set(shownLines(spec, points).map((line) => line.key));
   const parts = [];
   for (const [key, { entry, value }] of entries) {
@@ -212,8 +240,7 @@ function updateLegend({ spec, entries, plot }, points) {
   plot.setAttribute("aria-label", `${spec.title} over time. ${parts.join(", ") || "No readings yet"}.`);
 }
 
-function traces(spec, points, axis) {
-  const { key } = AXES[axis];
+function traces({ spec, points }, { key }) {
   return shownLines(spec, points).map((line) => {
     const colour = cssColour(line.colour);
     const valid = points.filter((point) => point[key] !== undefined && point[line.key] !== undefined);
@@ -233,7 +260,7 @@ function traces(spec, points, axis) {
   });
 }
 
-function layout({ spec, plot }, points, axis) {
+function layout({ spec, plot, points }, axis) {
   const text = cssColour("--muted");
   const grid = cssColour("--grid");
   const common = { gridcolor: grid, zerolinecolor: grid, zerolinewidth: 1, linecolor: "transparent", tickfont: { color: text, size: 11 }, fixedrange: true, automargin: false };
@@ -256,8 +283,8 @@ function layout({ spec, plot }, points, axis) {
 
 /** Clock axes get ticks at round minutes; the others plotly's own with k and M. */
 function ticks(points, axis, width) {
-  if (!AXES[axis].clock) return { tickformat: "~s", nticks: Math.max(3, Math.round(width / 90)), tickvals: undefined, ticktext: undefined };
-  const values = points.map((point) => point[AXES[axis].key]).filter((value) => value !== undefined);
+  if (!axis.clock) return { tickformat: "~s", nticks: Math.max(3, Math.round(width / 90)), tickvals: undefined, ticktext: undefined };
+  const values = points.map((point) => point[axis.key]).filter((value) => value !== undefined);
   const low = Math.min(...values);
   const high = Math.max(...values);
   const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400];

@@ -109,7 +109,8 @@ export class LiveLink {
       return;
     }
     const seen = this.heads[message.type] ?? 0;
-    if (message.seq && message.seq <= seen) return;
+    // A snapshot holds one message per graph, all with the number they stand for; graphs merge, so repeats do no harm.
+    if (message.seq && (message.seq < seen || (message.seq === seen && message.type !== "graph_update"))) return;
     if (message.seq) this.heads[message.type] = message.seq;
     this.handlers.message(message);
   }

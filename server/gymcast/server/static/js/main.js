@@ -2,6 +2,7 @@
 
 import { byId, clearNotice, notice, setText } from "./dom.js";
 import { Charts } from "./charts.js";
+import { Graphs } from "./graphs.js";
 import { Mind } from "./mind.js";
 import { Overview } from "./overview.js";
 import { Player } from "./player.js";
@@ -46,6 +47,7 @@ class Page {
     this.watch = null;
     this.overview = new Overview();
     this.charts = new Charts();
+    this.graphs = new Graphs(this.charts);
     this.mind = new Mind();
     this.player = new Player({
       moment: (footage, t) => footage && this.mind.showAt(footage.decisionAt(t), t),

@@ -22,6 +22,7 @@ export class SessionWatch {
     this.series = new Series();
     this.historyEnd = null; // time of the reading with which history ends and live readings begin (RFC 3339)
     this.boundary = -Infinity; // the same in milliseconds
+    this.known = new Set(); // names of the figures that readings hold
     this.lists = { evaluations: [], checkpoints: [] };
     this.stopper = new AbortController();
     this.#clear();
@@ -37,6 +38,7 @@ export class SessionWatch {
 
   #clear() {
     this.page.charts.show([]);
+    this.page.graphs.reset();
     this.page.overview.showReadings([]);
     showEvaluations([]);
     showCheckpoints([]);
@@ -120,6 +122,7 @@ export class SessionWatch {
   #reload() {
     this.historyEnd = null;
     this.series = new Series();
+    this.page.graphs.reset();
     this.#loadLists();
   }
 
@@ -153,6 +156,7 @@ export class SessionWatch {
 
   metrics(data) {
     const point = reading(data);
+    for (const name of Object.keys(point)) this.known.add(name);
     if (!this.historyEnd) {
       // The first reading of this connection: the history is asked for up to it, and holds it.
       this.boundary = point.ts;
@@ -168,6 +172,10 @@ export class SessionWatch {
 
   decision(data) {
     if (!this.page.player.footage) this.page.mind.show(data, "live");
+  }
+
+  graph(data) {
+    this.page.graphs.add(data, (metric) => this.known.has(metric));
   }
 
   listed(name, data, ts) {
@@ -187,6 +195,7 @@ const RECEIVERS = {
   training_metrics: (watch, data) => watch.metrics(data),
   training_status: (watch, data) => watch.status(data),
   bot_decision: (watch, data) => watch.decision(data),
+  graph_update: (watch, data) => watch.graph(data),
   frame: (watch, data) => watch.page.player.offer([data]),
   checkpoint: (watch, data, ts) => watch.listed("checkpoints", data, ts),
   evaluation: (watch, data, ts) => watch.listed("evaluations", data, ts),

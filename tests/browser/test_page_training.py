@@ -1,0 +1,63 @@
+"""A real training, watched from its first reading to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from gymcast.server import RunningServer
+from gymcast.training.config import TrainingConfig
+
+from .conftest import NewProducer, OpenPage
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+POINTS = "Number(document.getElementById('chart-win-rate').dataset.points ?? 0)"
+
+
+async def test_watching_a_training(
+    server: RunningServer, new_producer: NewProducer, open_page: OpenPage, tmp_path: Path
+) -> None:
+    session_id = (await new_producer(server, "archers-ppo", total_episodes=None)).session_id
+    config = TrainingConfig.preset(
+        "archers",
+        # Short matches: the first are over, and can be watched, after a second.
+        env_kwargs={"opponent": "beginner", "max_duration_s": 8.0},
+        total_timesteps=160 * 64 * 8,
+        parallel_episodes=64,
+        hyperparameters={"n_steps": 64, "batch_size": 512},
+        evaluation_games=8,
+        evaluation_opponents=["random"],
+        footage_seconds=1,
+        metrics_hz=5,
+    )
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text(config.to_yaml())
+    page = await open_page(server.url)
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gymcast.training.worker", "--run-dir", str(run_dir)),
+        *("--server", server.url, "--session", session_id),
+    )
+    try:
+        await page.wait_for_function(f"{POINTS} >= 3", timeout=90_000)
+        seen = await page.evaluate(POINTS)
+        await page.wait_for_function(f"{POINTS} > {seen}", timeout=30_000)
+        await page.wait_for_function("Number(document.getElementById('game').dataset.t) > 0.3", timeout=60_000)
+        await expect(page.locator("#mind-action")).to_contain_text(" + ")
+        await expect(page.locator("#score-players .score-name")).to_have_text(["bot", "beginner"])
+        assert await asyncio.wait_for(worker.wait(), 120) == 0
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+    await expect(page.locator("#session-status")).to_have_text("completed")
+    await expect(page.locator("#evaluations-body")).to_contain_text("random")
+    await expect(page.locator("#checkpoints-body")).to_contain_text("final")
+    async with asyncio.timeout(10):
+        stored = len((await server.storage.replays(session_id)).items)
+    assert stored >= 1
