@@ -35,7 +35,9 @@ def evaluate(
     ],
     opponent: Annotated[
         list[str] | None,
-        typer.Option("--opponent", help="Level to play against; may be repeated. Default: each scripted level."),
+        typer.Option(
+            "--opponent", metavar="LEVEL", help="Level to play against; may be repeated. Default: each scripted level."
+        ),
     ] = None,
     games: Annotated[int, typer.Option(min=1, max=1_000_000, help="Games against each.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the games.")] = 0,
@@ -88,11 +90,9 @@ def evaluate(
             if as_json:
                 typer.echo(json.dumps(result.to_json()))
     if not as_json:
-        from rich.console import Console
+        from gymcast.server.display import evaluation_table, print_table
 
-        from gymcast.server.display import evaluation_table
-
-        Console(highlight=False).print(evaluation_table(found))
+        print_table(evaluation_table(found))
 
 
 LEVELS: Final = ("beginner", "intermediate", "advanced", "expert")

@@ -47,12 +47,9 @@ def list_replays(
     if not found:
         typer.echo(f"no replays in {runs_dir}/ yet")
         return
-    from rich.console import Console
-    from rich.table import Table
+    from gymcast.server.display import make_table, print_table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("replay", "game", "episode", "return", "decisions", "recorded"):
-        table.add_column(heading, no_wrap=heading == "replay")
+    table = make_table("replay", "game", "episode", "return", "decisions", "recorded")
     for row in found:
         summary = row["summary"]
         table.add_row(
@@ -63,7 +60,7 @@ def list_replays(
             str(summary.get("length", "-")),
             str(row["timestamp"])[:19].replace("T", " "),
         )
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 @app.command("show")

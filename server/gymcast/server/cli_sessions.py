@@ -15,9 +15,9 @@ from gymcast.server.cli_http import DEFAULT_SERVER, request
 WATCH_EPILOG: Final = """
 [bold]Examples[/bold]
 
-gymcast watch                    the address of the server's page
+gymcast watch
 
-gymcast watch latest --open      open the newest session in the browser
+gymcast watch latest --open
 """
 
 ServerOption = Annotated[
@@ -73,23 +73,19 @@ def list_sessions(
     if not known:
         typer.echo(f"{server} has no sessions{f' that are {status}' if status else ' yet'}.")
         return
-    from rich.console import Console
-    from rich.table import Table
+    from gymcast.server.display import make_table, print_table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("session", "trains", "algorithm", "status", "progress", "episodes", "started"):
-        table.add_column(name, no_wrap=name == "session")
+    table = make_table("session", "trains", "status", "progress", "episodes", "started")
     for session in known:
         table.add_row(
             str(session["session_id"]),
             str(session.get("env_id") or session.get("training_session_id") or ""),
-            str(session["algorithm"]),
             str(session["status"]),
             f"{session.get('progress') or 0.0:.0%}",
             f"{session.get('current_episode') or 0:,}",
-            str(session.get("start_time") or "-")[:19].replace("T", " "),
+            str(session.get("start_time") or "-")[5:16].replace("T", " "),
         )
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 @app.command("show")

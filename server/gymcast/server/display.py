@@ -18,6 +18,7 @@ from gymcast.server.cli_view import RunView, clock, sparkline
 from gymcast.training.events import EvaluationData
 
 _PLAIN_SECONDS: Final = 10.0
+_PIPE_WIDTH: Final = 200
 _REFRESH_HZ: Final = 5
 _BAR_WIDTH: Final = 32
 _SPARK_WIDTH: Final = 32
@@ -189,6 +190,20 @@ class JsonDisplay:
 
     def _print(self, event: str, fields: dict[str, Any]) -> None:
         print(json.dumps({"event": event, **fields}), file=sys.stdout, flush=True)
+
+
+def make_table(*headings: str) -> Table:
+    """A table without lines whose cells are never broken."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print to standard output; into a pipe or a file every line in full."""
+    wide = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(highlight=False, width=wide).print(table)
 
 
 def print_start(console: Console, view: RunView) -> None:

@@ -1,0 +1,84 @@
+"""One real training from the command line, and everything that can be done with its run afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("--lanes", "2", "--evaluation-games", "4", "--set", "hyperparameters.n_steps=64", "--port", "auto")
+
+
+def gymcast(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gymcast.server.cli", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def events(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A folder with a finished run, and what the command printed as JSON."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = gymcast(folder, "train", "CartPole-v1", "--total_timesteps", "512", "--seed", "3", "--json", *SMALL)
+    return folder, events(done)
+
+
+def test_the_address_comes_first_and_the_summary_last(trained: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, printed = trained
+    first, last = printed[0], printed[-1]
+    assert first["event"] == "started"
+    assert first["page"].startswith("http://127.0.0.1:")
+    assert last["event"] == "summary"
+    assert last["status"] == "completed"
+    assert last["timesteps"] >= 512
+    assert last["session_id"] in last["page"]
+    (evaluation,) = last["evaluations"]
+    assert evaluation["games"] == 4
+    assert (folder / last["run_dir"] / last["checkpoint"]["path"] / "manifest.json").is_file()
+    assert (folder / "runs" / "gymcast.db").is_file()
+    assert (folder / last["run_dir"] / "config.yaml").is_file()
+
+
+def test_a_finished_run_asks_how_much_more(trained: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, printed = trained
+    done = gymcast(folder, "train", "--resume", "latest", "--port", "auto")
+    assert done.returncode == 2
+    assert "has reached its goal" in done.stderr
+    assert f"gymcast train --resume {printed[-1]['run_dir']} --total-timesteps" in done.stderr
+
+
+def test_evaluate_measures_the_newest_checkpoint(trained: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, _ = trained
+    (result,) = events(gymcast(folder, "evaluate", "latest", "--games", "3", "--json"))
+    assert result["games"] == 3
+    assert result["mean_return"] == result["mean_length"]  # CartPole pays 1 for each decision
+    assert gymcast(folder, "evaluate", "latest", "--opponent", "expert").returncode == 2
+
+
+def test_resume_goes_on_in_the_same_session(trained: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, printed = trained
+    last = events(
+        gymcast(
+            folder, "train", "--resume", "latest", "--total-timesteps", "256", "--evaluation-games", "0",
+            "--port", "auto", "--json",
+        )
+    )[-1]  # fmt: skip
+    before = printed[-1]
+    assert last["session_id"] == before["session_id"]
+    assert last["run_dir"] == before["run_dir"]
+    assert last["status"] == "completed"
+    assert last["timesteps"] >= before["timesteps"] + 256
+    assert last["checkpoint"]["timesteps"] == last["timesteps"]
