@@ -54,7 +54,8 @@ def test_archers_gives_the_same_weights_bit_for_bit(plain: Any, batched: Any, bu
 def test_cartpole_gives_the_same_weights_bit_for_bit() -> None:
     expected = weights_after(PPO, make_training_vec_env("CartPole-v1", 4, 1), 512, **PPO_ARGUMENTS)
     env = make_training_vec_env("CartPole-v1", 4, 1)
-    assert th.equal(weights_after(BatchPPO, env, 512, rollout_buffer_class=BatchRolloutBuffer, **PPO_ARGUMENTS), expected)
+    ours = weights_after(BatchPPO, env, 512, rollout_buffer_class=BatchRolloutBuffer, **PPO_ARGUMENTS)
+    assert th.equal(ours, expected)
 
 
 def test_continuous_actions_and_normalisation_give_the_same_weights() -> None:
@@ -109,7 +110,8 @@ def test_the_buffer_hands_out_every_row_once_and_keeps_rows_together() -> None:
         for step in range(steps):
             number = step * lanes + np.arange(lanes, dtype=np.float32)
             tensor = th.from_numpy(number)
-            buffer.add(np.stack([number, -number], axis=1), number.astype(np.int64)[:, None], number, number * 0, tensor, tensor)
+            obs, actions = np.stack([number, -number], axis=1), number.astype(np.int64)[:, None]
+            buffer.add(obs, actions, number, number * 0, tensor, tensor)
         buffer.compute_returns_and_advantage(th.zeros(lanes), np.zeros(lanes))
         batches = list(buffer.get(4))
         assert [len(batch.actions) for batch in batches] == [4, 4, 4, 3]
@@ -133,7 +135,7 @@ def test_progress_of_schedules_can_follow_the_clock() -> None:
 
 def test_dqn_learns_from_the_native_batch() -> None:
     env = make_training_vec_env("archers", 4, 1, opponent="random", action="discrete", max_duration_s=1.0)
-    model = DQN("MlpPolicy", env, learning_starts=64, train_freq=4, batch_size=32, buffer_size=4000, seed=0, device="cpu")
+    model = DQN("MlpPolicy", env, learning_starts=64, batch_size=32, buffer_size=4000, seed=0, device="cpu")
     before = th.nn.utils.parameters_to_vector(model.q_net.parameters()).detach().clone()
     model.learn(400)
     assert not th.equal(before, th.nn.utils.parameters_to_vector(model.q_net.parameters()).detach())

@@ -63,7 +63,8 @@ def test_overrides_merge_mappings_and_replace_limits() -> None:
     config = TrainingConfig.preset("archers", env_kwargs={"map": "pit"}, maxEpisodes=10, network={"valueHidden": [8]})
     assert config.env_kwargs["map"] == "pit" and config.env_kwargs["opponent"] == "intermediate"
     assert config.max_episodes == 10 and config.max_minutes is None
-    assert config.network.value_hidden == (8,) and config.network.hidden == TrainingConfig.preset("archers").network.hidden
+    assert config.network.value_hidden == (8,)
+    assert config.network.hidden == TrainingConfig.preset("archers").network.hidden
 
 
 def test_another_algorithm_drops_the_presets_hyperparameters_but_masking_keeps_them() -> None:

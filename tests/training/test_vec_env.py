@@ -124,7 +124,7 @@ def test_vec_normalize(env: GameVecEnv) -> None:
     raw = wrapped.reset()
     rng = np.random.default_rng(0)
     for _ in range(60):
-        raw, rewards, dones, infos = wrapped.step(random_actions(env, rng))
+        raw, _, dones, infos = wrapped.step(random_actions(env, rng))
         original = wrapped.get_original_obs()
         assert np.array_equal(original, env.env.batch.observation)
         assert np.allclose(wrapped.unnormalize_obs(raw), original, atol=1e-2)

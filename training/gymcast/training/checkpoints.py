@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -204,8 +205,15 @@ def verify(path: str | Path) -> Checkpoint:
 
 
 def load_tensors(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The tensors of a checkpoint, on the CPU; nothing but tensors and plain values is ever unpickled."""
-    tensors: dict[str, Any] = th.load(checkpoint.path / MODEL_FILE, map_location="cpu", weights_only=True)
+    """The tensors of a checkpoint, on the CPU; nothing but tensors and plain values is ever unpickled.
+
+    Raises :class:`CheckpointError` for a file that holds anything else.
+    """
+    path = checkpoint.path / MODEL_FILE
+    try:
+        tensors: dict[str, Any] = th.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} does not hold tensors alone: {error}") from error
     return tensors
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
@@ -89,7 +90,8 @@ def _layers(prefix: str, module: nn.Module) -> dict[str, NDArray[np.float32]]:
 def can_export(model: BaseAlgorithm) -> bool:
     """Whether :func:`policy_arrays` can express the policy: an MLP actor-critic on a flat ``Box`` observation."""
     policy, space = model.policy, model.observation_space
-    return isinstance(policy, ActorCriticPolicy) and isinstance(space, spaces.Box) and len(space.shape) == 1
+    actor_critic = isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
+    return actor_critic and isinstance(space, spaces.Box) and len(space.shape) == 1
 
 
 def policy_arrays(
@@ -103,12 +105,11 @@ def policy_arrays(
     ``format, env_id, version, options, activation, observation_size, action_kind, nvec, masked``.
     Raises ``TypeError`` for any other kind of policy.
     """
-    policy = model.policy
+    policy: Any = model.policy
     if not can_export(model):
         raise TypeError(
             f"{type(policy).__name__} on {model.observation_space} is not an MLP actor-critic on a flat Box"
         )
-    assert isinstance(policy, ActorCriticPolicy)
     extractor: Any = policy.mlp_extractor
     action_net: Any = policy.action_net
     value_net: Any = policy.value_net

@@ -223,8 +223,9 @@ def make_training_vec_env(
         env.seed(seed)
         return env
     wrapper: Callable[..., gym.Env[Any, Any]] | None = None if episode_timeout is None else WallClockLimit
+    # A function instead of the id: for an id, images are asked for whether the environment has them or not.
     vec_env: VecEnv = make_vec_env(
-        env_id,
+        partial(gym.make, env_id),
         n_envs=n,
         seed=seed,
         env_kwargs=chosen,

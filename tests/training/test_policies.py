@@ -1,0 +1,145 @@
+"""Networks, threads, schedules and the export that needs no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from sb3_contrib.common.maskable.distributions import MaskableMultiCategoricalDistribution
+
+from gymcast.envs import load_policy
+from gymcast.training.config import ConfigError, NetworkConfig, TrainingConfig
+from gymcast.training.models import build_model, torch_threads
+from gymcast.training.policies import can_export, choose_torch_threads, export_policy, network_work, policy_arrays
+from gymcast.training.schedules import LinearSchedule, resolve_schedules
+from gymcast.training.vec_env import make_training_vec_env
+
+OPTIONS = {"opponent": "random"}
+
+
+def archers_model(**changes: Any) -> Any:
+    env = make_training_vec_env("archers", 4, 1, options={**OPTIONS, **changes.pop("env_kwargs", {})})
+    return build_model(TrainingConfig.parse({"env_id": "archers", **changes}), env, seed=3)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "maskable_ppo"])
+@pytest.mark.parametrize(
+    "network", [{"hidden": [16, 8], "value_hidden": [32], "activation": "relu"}, {"activation": "tanh"}, {"hidden": []}]
+)
+def test_the_export_gives_the_same_probabilities_and_values_without_torch(
+    algorithm: str, network: dict[str, Any], tmp_path: Path
+) -> None:
+    model = archers_model(algorithm=algorithm, network=network)
+    env = model.get_env()
+    obs, mask = env.reset(), env.unwrapped.action_mask
+    path = tmp_path / "policy.npz"
+    export_policy(model, path, env_id="gymcast/Archers-v0", version=0, options=OPTIONS)
+    policy = load_policy(path)
+    with th.no_grad():
+        tensor = th.as_tensor(obs)
+        values = model.policy.predict_values(tensor).numpy()[:, 0]
+        extra = {"action_masks": mask} if algorithm == "maskable_ppo" else {}
+        distribution = model.policy.get_distribution(tensor, **extra)
+    masked = isinstance(distribution, MaskableMultiCategoricalDistribution)
+    parts = distribution.distributions if masked else distribution.distribution
+    ours = policy.probabilities(obs, mask if masked else None)
+    assert len(ours) == 4
+    for part, probabilities in zip(parts, ours, strict=True):
+        assert np.allclose(part.probs.numpy(), probabilities, atol=1e-6)
+    assert np.allclose(policy.values(obs), values, atol=1e-5)
+
+
+def test_the_export_describes_itself() -> None:
+    model = archers_model(network={"hidden": [16, 8]})
+    arrays = policy_arrays(model, env_id="gymcast/Archers-v0", version=0, options=OPTIONS)
+    meta = json.loads(str(arrays["meta"]))
+    assert meta["nvec"] == [3, 3, 2, 16] and meta["action_kind"] == "multi_discrete" and not meta["masked"]
+    assert meta["activation"] == "tanh" and meta["options"] == OPTIONS and meta["version"] == 0
+    size = meta["observation_size"]
+    shapes = {name: array.shape for name, array in arrays.items() if name != "meta"}
+    assert shapes["pi.0.weight"] == (16, size) and shapes["pi.1.bias"] == (8,)
+    assert shapes["action.weight"] == (24, 8) and shapes["value.weight"] == (1, 8)
+    assert all(array.dtype == np.float32 for name, array in arrays.items() if name != "meta")
+
+
+def test_policies_that_cannot_be_exported_say_so() -> None:
+    model = archers_model(algorithm="dqn", env_kwargs={"action": "discrete"}, hyperparameters={"buffer_size": 100})
+    assert not can_export(model)
+    with pytest.raises(TypeError, match="DQNPolicy"):
+        policy_arrays(model, env_id="x", version=0, options={})
+
+
+def test_the_network_is_the_configured_one() -> None:
+    model = archers_model(network={"hidden": [16, 8], "value_hidden": [32], "activation": "elu"})
+    actor, critic = model.policy.mlp_extractor.policy_net, model.policy.mlp_extractor.value_net
+    assert [layer.out_features for layer in actor if isinstance(layer, th.nn.Linear)] == [16, 8]
+    assert [layer.out_features for layer in critic if isinstance(layer, th.nn.Linear)] == [32]
+    assert isinstance(actor[1], th.nn.ELU)
+
+
+def test_the_seed_decides_the_weights() -> None:
+    def weights(seed: int) -> th.Tensor:
+        env = make_training_vec_env("CartPole-v1", 1, 0)
+        model = build_model(TrainingConfig(env_id="CartPole-v1"), env, seed)
+        return th.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    assert th.equal(weights(1), weights(1)) and not th.equal(weights(1), weights(2))
+
+
+def test_threads_grow_with_the_work_and_never_beyond_the_cores() -> None:
+    work = network_work(NetworkConfig(hidden=(64, 64)), 80, 24)
+    assert work == (80 * 64 + 64 * 64 + 64 * 24) + (80 * 64 + 64 * 64 + 64)
+    assert choose_torch_threads(1, work, 8) == choose_torch_threads(256, work, 8) == 1
+    assert choose_torch_threads(8192, work, 2) == 2 and choose_torch_threads(8192, work, 1) == 1
+    counts = [choose_torch_threads(2**power, work, 16) for power in range(20)]
+    assert counts == sorted(counts) and counts[-1] == 16
+
+
+def test_threads_follow_the_algorithms_batches() -> None:
+    small = archers_model(hyperparameters={"n_steps": 8, "batch_size": 32})
+    assert torch_threads(TrainingConfig(), small) == 1
+    assert torch_threads(TrainingConfig(), small, rows=10**7) == choose_torch_threads(10**7, 10**6)
+
+
+def test_linear_schedule() -> None:
+    schedule = LinearSchedule(1.0, 0.2)
+    assert [schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([1.0, 0.6, 0.2])
+    given = {"learning_rate": {"schedule": "linear", "start": 3e-4, "end": 0}, "gamma": 0.9}
+    resolved = resolve_schedules(given)
+    assert resolved["gamma"] == 0.9 and resolved["learning_rate"](0.5) == pytest.approx(1.5e-4)
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [
+        {"learning_rate": {"schedule": "cubic", "start": 1, "end": 0}},
+        {"learning_rate": {"schedule": "linear", "start": 1}},
+        {"learning_rate": {"schedule": "linear", "start": "high", "end": 0}},
+        {"gamma": {"schedule": "linear", "start": 1, "end": 0}},
+    ],
+)
+def test_schedules_that_make_no_sense_are_refused(hyperparameters: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"hyperparameters.{next(iter(hyperparameters))}"):
+        resolve_schedules(hyperparameters)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"hyperparameters": {"n_step": 8}}, "did you mean 'n_steps'"),
+        ({"algorithm": "dqn"}, "needs Discrete actions"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        archers_model(**changes)
+
+
+def test_masks_are_needed_for_maskable_ppo() -> None:
+    env = make_training_vec_env("CartPole-v1", 1, 0)
+    with pytest.raises(ConfigError, match="no action_masks"):
+        build_model(TrainingConfig(env_id="CartPole-v1", algorithm="maskable_ppo"), env, 0)
