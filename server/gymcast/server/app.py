@@ -30,6 +30,8 @@ from .routes import add_routes
 log = logging.getLogger(__name__)
 
 _SHUTDOWN_S: Final = 5.0
+# How long a client whose body was refused may go on sending it before the connection is cut.
+_LINGER_S: Final = 2.0
 _PORTS_TRIED: Final = 100
 
 
@@ -205,7 +207,9 @@ async def running_server(
     config = config or ServerConfig()
     app = create_app(config, manager=manager)
     listener = bind(config.host, config.port)
-    runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.AppRunner(
+        app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S, lingering_time=_LINGER_S
+    )
     try:
         await runner.setup()
         await web.SockSite(runner, listener).start()

@@ -110,6 +110,8 @@ async def replay(request: web.Request) -> web.Response:
 async def frames(request: web.Request) -> web.Response:
     """``GET /api/replays/{id}/frames``: what the page draws, with the bot's decisions."""
     body = await request.app[SERVICES].frames.get(request.match_info["replay_id"])
-    response = web.Response(body=body, content_type="application/json")
+    # An episode never changes, and a viewer scrubs through it more than once.
+    headers = {"Cache-Control": "private, max-age=3600"}
+    response = web.Response(body=body, content_type="application/json", headers=headers)
     response.enable_compression()
     return response

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -103,6 +104,7 @@ async def _create(services: Services, value: Mapping[str, Any]) -> SessionRecord
     managed = validate(ManagedSession, value)
     try:
         config = TrainingConfig.from_request(managed.config)
+        config = await asyncio.to_thread(_known_game, config)
     except ConfigError as error:
         raise config_problem(error) from None
     manager = services.manager
@@ -119,6 +121,27 @@ async def _create(services: Services, value: Mapping[str, Any]) -> SessionRecord
     except ValueError as error:
         # A manager refuses what its limits can never grant with a ValueError that names the limit.
         raise invalid("/config", "limit", str(error)) from None
+
+
+def _known_game(config: TrainingConfig) -> TrainingConfig:
+    """``config`` with the full id of its environment. Raises :class:`ConfigError` for an unknown one or bad options."""
+    # Loaded on first use: the games bring their compiled kernels along.
+    from gymcast.envs import GAMES, OptionValueError, UnknownEnvError, UnknownOptionError, resolve_env_id
+
+    try:
+        env_id = resolve_env_id(config.env_id)
+    except UnknownEnvError as error:
+        raise ConfigError("unknown environment", [("env_id", str(error))]) from None
+    problems = []
+    if env_id in GAMES:
+        for name, value in config.env_kwargs.items():
+            try:
+                GAMES[env_id].complete_options({name: value})
+            except (UnknownOptionError, OptionValueError) as error:
+                problems.append((f"env_kwargs.{name}", str(error)))
+    if problems:
+        raise ConfigError("bad options of the environment", problems)
+    return config.model_copy(update={"env_id": env_id})
 
 
 def config_problem(error: ConfigError) -> Problem:
@@ -164,6 +187,8 @@ async def update(request: web.Request) -> web.Response:
     changes: SessionChanges = {}
     if given.current_episode is not None:
         changes["current_episode"] = given.current_episode
+        if record.kind == "external" and record.total_episodes:
+            changes["progress"] = min(1.0, given.current_episode / record.total_episodes)
     if given.end_time is not None:
         changes["end_time"] = given.end_time
     if given.priority is not None:

@@ -103,24 +103,17 @@ async def buckets(
         )
         return await asyncio.to_thread(_from_readings, found.all(), first, width, names)
     width_s = max((width for width in WIDTHS_S if width * 1_000_000 * points <= span), default=WIDTHS_S[0])
+    first_bucket, last_bucket = first // (width_s * 1_000_000), last // (width_s * 1_000_000)
     table = metric_rollups
     found = await connection.execute(
         sa.select(table.c.bucket, table.c.rows, sa.type_coerce(table.c.data, sa.Text)).where(
             table.c.session_id == session_id,
             table.c.width_s == width_s,
-            table.c.bucket.between(first // (width_s * 1_000_000), last // (width_s * 1_000_000)),
+            table.c.bucket.between(first_bucket, last_bucket),
         )
     )
-    factor = _merge_factor(first // (width_s * 1_000_000), last // (width_s * 1_000_000), points)
-    return await asyncio.to_thread(_from_rollups, found.all(), width_s, factor, names)
-
-
-def _merge_factor(first: int, last: int, points: int) -> int:
-    """How many rollup buckets to join so that no more than ``points`` remain."""
-    factor = max(1, -(-(last - first + 1) // points))
-    while last // factor - first // factor + 1 > points:
-        factor += 1
-    return factor
+    joined = -(-(last_bucket - first_bucket + 1) // points)
+    return await asyncio.to_thread(_from_rollups, found.all(), width_s, first_bucket, joined, names)
 
 
 def _from_readings(
@@ -138,18 +131,20 @@ def _from_readings(
 
 
 def _from_rollups(
-    rows: Iterable[Sequence[Any]], width_s: int, factor: int, names: frozenset[str] | None
+    rows: Iterable[Sequence[Any]], width_s: int, first_bucket: int, joined: int, names: frozenset[str] | None
 ) -> list[dict[str, Any]]:
+    """Join every ``joined`` buckets of the rollup, counted from ``first_bucket``, into one."""
     found: dict[int, tuple[int, Sums]] = {}
     for bucket, rows_in_bucket, text in rows:
         data = json.loads(text)
         if names is not None:
             data = {name: entry for name, entry in data.items() if name in names}
-        count, sums = found.get(bucket // factor, (0, {}))
+        index = (bucket - first_bucket) // joined
+        count, sums = found.get(index, (0, {}))
         add_sums(sums, data)
-        found[bucket // factor] = (count + rows_in_bucket, sums)
-    width = width_s * factor * 1_000_000
-    return [_bucket(index * width, width, *found[index]) for index in sorted(found)]
+        found[index] = (count + rows_in_bucket, sums)
+    width = width_s * 1_000_000
+    return [_bucket((first_bucket + index * joined) * width, joined * width, *found[index]) for index in sorted(found)]
 
 
 def _bucket(start_us: int, width: int, rows: int, sums: Sums) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Final
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RANDOM_BITS: Final = 80
+_EARLIEST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_LATEST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 _lock = threading.Lock()
 _last = 0
@@ -37,8 +39,8 @@ def to_us(moment: datetime) -> int:
 
 
 def from_us(value: int) -> datetime:
-    """The aware UTC datetime ``value`` microseconds after 1970-01-01."""
-    return _EPOCH + timedelta(microseconds=value)
+    """The aware UTC datetime ``value`` microseconds after 1970-01-01, held within what a datetime can say."""
+    return _EPOCH + timedelta(microseconds=min(max(value, _EARLIEST), _LATEST))
 
 
 def rfc3339(value: int | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -29,7 +30,7 @@ def add_value(sums: Sums, name: str, value: float) -> None:
             entry[1] = value
         if value > entry[2]:
             entry[2] = value
-        entry[3] += value
+        entry[3] = _within(entry[3] + value)
 
 
 def add_sums(into: Sums, other: Mapping[str, list[float]]) -> None:
@@ -42,7 +43,12 @@ def add_sums(into: Sums, other: Mapping[str, list[float]]) -> None:
             entry[0] += count
             entry[1] = min(entry[1], low)
             entry[2] = max(entry[2], high)
-            entry[3] += total
+            entry[3] = _within(entry[3] + total)
+
+
+def _within(total: float) -> float:
+    """A sum of huge readings, held where JSON can say it."""
+    return min(max(total, -sys.float_info.max), sys.float_info.max)
 
 
 def metric_values(data: Mapping[str, Any]) -> dict[str, float]:

@@ -33,6 +33,8 @@ T = TypeVar("T")
 Listener = Callable[[Committed], None]
 
 IDEMPOTENCY_HOURS: Final = 24
+# A first request that has not ended by then died with its server.
+_STALE_US: Final = 60_000_000
 # Producer name of events that came without one (plain metrics POSTs); their numbers are given by the storage.
 UNNUMBERED: Final = "rest"
 
@@ -436,6 +438,9 @@ class Storage:
                 return None
             if row["fingerprint"] != fingerprint:
                 raise IdempotencyError("this Idempotency-Key was used with another body", running=False)
+            if row["session_id"] is None and row["created_us"] < moment - _STALE_US:
+                await connection.execute(sa.update(table).where(table.c.key == key).values(created_us=moment))
+                return None
             if row["session_id"] is None:
                 raise IdempotencyError("the first request with this Idempotency-Key is still at work", running=True)
             return str(row["session_id"])

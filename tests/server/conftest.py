@@ -1,0 +1,112 @@
+"""A real server on a real socket with a real SQLite file, and a real client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gymcast.server import RunningServer, ServerConfig, running_server
+
+NewSession = Callable[..., Awaitable[str]]
+
+
+def server_config(tmp_path: Path, **more: Any) -> ServerConfig:
+    """Settings of a server in a test's own folder, on any free port."""
+    return ServerConfig(port=0, database={"url": f"sqlite:///{tmp_path / 'server.db'}"}, **more)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
+    async with running_server(server_config(tmp_path)) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: RunningServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server.url) as session:
+        yield session
+
+
+@pytest.fixture
+def new_session(client: aiohttp.ClientSession) -> NewSession:
+    async def make(**changes: Any) -> str:
+        async with client.post("/api/training/sessions", json=external(**changes)) as answer:
+            assert answer.status == 201, await answer.text()
+            return str((await answer.json())["session_id"])
+
+    return make
+
+
+def external(**changes: Any) -> dict[str, Any]:
+    """The body that creates an external session."""
+    body = {"training_session_id": "t1", "model_generation": 2, "algorithm": "DQN", "total_episodes": 1000}
+    return {**body, **changes}
+
+
+def metrics(episode: int = 100, **changes: Any) -> dict[str, Any]:
+    """A training_metrics reading."""
+    return {
+        "timestamp": "2026-01-01T12:00:00Z",
+        "episode": episode,
+        "total_episodes": 1000,
+        "current_reward": 15.5,
+        "average_reward": 12.3,
+        "best_reward": 20.1,
+        "episode_length": 250,
+        "win_rate": 75.5,
+        "loss_value": 0.05,
+        "learning_rate": 0.001,
+        "epsilon": 0.1,
+        "model_generation": 2,
+        "algorithm": "DQN",
+        "training_time_elapsed": 3600.0,
+        **changes,
+    }
+
+
+DECISION: dict[str, Any] = {
+    "timestamp": "2026-01-01T12:00:00Z",
+    "action_probabilities": {"move_left": 0.3, "move_right": 0.2, "jump": 0.1, "shoot": 0.4},
+    "state_values": 5.5,
+    "q_values": [1.2, 2.3, 0.8, 3.1],
+    "selected_action": "shoot",
+    "confidence_score": 0.85,
+}
+GRAPH: dict[str, Any] = {
+    "graph_id": "reward_progress",
+    "title": "Reward Progress",
+    "y_label": "Reward",
+    "metrics": ["current_reward", "average_reward"],
+    "data_points": {
+        "current_reward": [
+            {"timestamp": "2026-01-01T12:00:00Z", "value": 10.0},
+            {"timestamp": "2026-01-01T12:01:00Z", "value": 12.5},
+        ]
+    },
+    "max_points": 1000,
+}
+
+
+def event(seq: int, kind: str, data: dict[str, Any], ts: str = "2026-01-01T12:00:00Z") -> dict[str, Any]:
+    """One numbered event."""
+    return {"seq": seq, "ts": ts, "type": kind, "data": data}
+
+
+async def expect_problem(answer: aiohttp.ClientResponse, status: int, kind: str | None = None) -> dict[str, Any]:
+    """The problem document of ``answer``, checked for its form."""
+    text = await answer.text()
+    assert answer.status == status, f"{answer.status}: {text}"
+    assert answer.headers["Content-Type"].startswith("application/problem+json"), answer.headers["Content-Type"]
+    document: dict[str, Any] = await answer.json(content_type=None)
+    assert {"type", "title", "status", "detail", "instance"} <= set(document)
+    assert document["status"] == status
+    assert document["instance"] == answer.headers["X-Request-Id"]
+    if kind is not None:
+        assert document["type"] == f"/problems/{kind}"
+    if status == 422 and kind in (None, "invalid-values"):
+        assert document["errors"] and all(set(error) == {"pointer", "code", "message"} for error in document["errors"])
+    return document
