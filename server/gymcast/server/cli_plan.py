@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Limits stand for one another: one that is named in a stronger place (an option over a file) replaces all of them.
 _LIMITS: Final = ("max_minutes", "total_timesteps", "max_episodes")
 _MERGED: Final = ("env_kwargs", "hyperparameters", "network")
-_LIMIT_OPTIONS: Final = {
+LIMIT_OPTIONS: Final = {
     "max_minutes": ("--minutes", "3"),
     "total_timesteps": ("--total-timesteps", "1000000"),
     "max_episodes": ("--num-episodes", "10000"),
@@ -138,12 +138,23 @@ def _config_to_resume(
         raise _problems("these settings cannot be used", error.problems) from None
     reached = [name for name in done if (limit := getattr(resumed, name)) is not None and limit <= done[name]]
     if reached:
-        option, amount = _LIMIT_OPTIONS[reached[0]]
+        option, amount = LIMIT_OPTIONS[reached[0]]
         raise UserError(
             f"{folder} has reached its goal ({reached[0]} {getattr(resumed, reached[0]):g}). "
             f"Say how much more it is to train: gymcast train --resume {folder} {option} {amount}"
         )
     return resumed
+
+
+def more_options(plan: TrainPlan) -> str:
+    """The option that lets a run which has reached its goal go on for as long again as this time."""
+    done = progress_of(plan.run_dir) if plan.resume else {}
+    for name, (option, _example) in LIMIT_OPTIONS.items():
+        limit = getattr(plan.config, name)
+        if limit is not None:
+            left = round(limit - done.get(name, 0), 2)
+            return f"{option} {left:g}" if isinstance(left, float) else f"{option} {left}"
+    return ""
 
 
 def progress_of(run_dir: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ from gymcast.server.app import RunningServer
 from gymcast.server.cli_embed import failures_explained, serving
 from gymcast.server.cli_errors import EXIT_DONE, EXIT_FAILED, UserError
 from gymcast.server.cli_paths import database_url
-from gymcast.server.cli_plan import DEFAULT_PORT, TrainPlan
+from gymcast.server.cli_plan import DEFAULT_PORT, TrainPlan, more_options
 from gymcast.server.cli_signals import StopRequests
 from gymcast.server.cli_view import RunView
 from gymcast.server.config import ServerConfig
@@ -60,7 +60,12 @@ async def _train(
 ) -> int:
     record = await manager.create_session(plan.config, run_dir=plan.run_dir, resume=plan.resume)
     session_id = record.session_id
-    view = RunView(title=title_of(plan), page_url=f"{server.url}/#/session/{session_id}", run_dir=str(plan.run_dir))
+    view = RunView(
+        title=title_of(plan),
+        page_url=f"{server.url}/#/session/{session_id}",
+        run_dir=str(plan.run_dir),
+        more=more_options(plan),
+    )
     view.apply(Committed(session_id, record))
     display.start(view)
 
@@ -70,7 +75,7 @@ async def _train(
 
     unlisten = server.storage.listen(take)
     try:
-        await _follow(session_id, manager, display, stops)
+        await _follow(session_id, manager, display, stops, lambda: view.status not in ("queued", "starting"))
         view.apply(Committed(session_id, await server.storage.get_session(session_id)))
         display.finish()
     finally:
@@ -86,7 +91,9 @@ async def _train(
     return EXIT_FAILED if failed else EXIT_DONE
 
 
-async def _follow(session_id: str, manager: SessionManager, display: Display, stops: StopRequests) -> None:
+async def _follow(
+    session_id: str, manager: SessionManager, display: Display, stops: StopRequests, begun: Callable[[], bool]
+) -> None:
     """Show the session until its process is gone; the first signal stops it, the second kills it."""
     ended = asyncio.create_task(manager.wait(session_id))
     seen = 0
@@ -96,7 +103,8 @@ async def _follow(session_id: str, manager: SessionManager, display: Display, st
         if stops.count > seen:
             seen = stops.count
             if seen == 1:
-                display.note("Stopping: a checkpoint is saved first. Ctrl-C again ends it at once.")
+                first = "a checkpoint is saved first" if begun() else "nothing was trained yet"
+                display.note(f"Stopping: {first}. Ctrl-C again ends it at once.")
                 await manager.stop_session(session_id, urgent=True, reason="stopped from the terminal")
             else:
                 manager.kill_session(session_id)

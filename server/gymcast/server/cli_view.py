@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -18,19 +19,20 @@ from gymcast.training.events import (
 from gymcast.training.storage import TERMINAL, Committed
 
 _HISTORY: Final = 4096
+_SAME_WARNING_SECONDS: Final = 60.0
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS: Final = "_.-=+*#@"
 
 PHASES: Final = {
     "queued": "waiting for a free place",
     "starting": "starting the training process",
-    "compiling": "compiling the game (only the first time)",
+    "compiling": "loading and compiling (longer the first time)",
     "training": "training",
     "evaluating": "playing evaluation games",
     "saving": "saving",
     "running": "running",
     "paused": "paused",
-    "stopping": "stopping: saving a checkpoint",
+    "stopping": "stopping",
     "retrying": "trying again",
     "completed": "completed",
     "failed": "failed",
@@ -45,6 +47,8 @@ class RunView:
     title: str
     page_url: str
     run_dir: str
+    more: str = ""
+    """Options that let a run which reached its goal go on, such as ``--minutes 3``."""
     session_id: str = ""
     status: str = "queued"
     phase: str = ""
@@ -60,6 +64,7 @@ class RunView:
     replay_id: str | None = None
     warnings: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    _warned: dict[str, float] = field(default_factory=dict)
 
     def apply(self, committed: Committed) -> None:
         """Take over one transaction of this session."""
@@ -78,13 +83,20 @@ class RunView:
             elif isinstance(data, ReplayData):
                 self.replay_id = data.replay_id
             elif isinstance(data, ErrorData):
-                self.warnings.append(data.message)
+                self._warn(data)
         if committed.session is not None:
             record = committed.session
             self.session_id, self.status, self.reason = record.session_id, record.status, record.reason
             self.phase = record.phase
             self.progress, self.eta_seconds = record.progress, record.eta_seconds
             self.timesteps, self.episodes = record.timesteps, record.current_episode
+
+    def _warn(self, data: ErrorData) -> None:
+        """Keep a warning; a disk that is full says so with every checkpoint, which is worth a line a minute."""
+        last = self._warned.get(data.code)
+        if last is None or time.monotonic() - last >= _SAME_WARNING_SECONDS:
+            self._warned[data.code] = time.monotonic()
+            self.warnings.append(data.message)
 
     @property
     def ended(self) -> bool:
@@ -99,8 +111,8 @@ class RunView:
     @property
     def activity(self) -> str:
         """What is going on, in words."""
-        running = self.status == "running" and self.phase
-        return PHASES.get(self.phase if running else self.status, self.status)
+        working = self.status in ("starting", "running") and self.phase
+        return PHASES.get(self.phase if working else self.status, self.status)
 
     @property
     def elapsed(self) -> float:
@@ -143,6 +155,11 @@ class RunView:
             parts.extend(f"{label} {value}" for label, value in self.facts())
         return "  ".join(parts)
 
+    def go_on_command(self) -> str:
+        """What to type to go on with this run."""
+        parts = ["gymcast", "train", "--resume", shlex.quote(self.run_dir)]
+        return " ".join([*parts, self.more] if self.status == "completed" and self.more else parts)
+
     def summary(self) -> dict[str, Any]:
         """The end of the run as JSON values."""
         return {
@@ -156,6 +173,7 @@ class RunView:
             "evaluations": [found.to_json() for found in self.evaluations.values()],
             "checkpoint": None if self.checkpoint is None else self.checkpoint.to_json(),
             "replay_id": self.replay_id,
+            "go_on": self.go_on_command(),
             "warnings": self.warnings,
         }
 

@@ -213,7 +213,7 @@ def print_start(console: Console, view: RunView) -> None:
         ("Train", view.title, ""),
         ("Files", view.run_dir, ""),
     ):
-        console.print(Text(f"{label}  ", style="dim").append(value, style=style), soft_wrap=True)
+        console.print(Text.assemble((f"{label}  ", "dim"), (value, style)), soft_wrap=True)
 
 
 def render(view: RunView, console: Console) -> RenderableType:
@@ -234,9 +234,9 @@ def render(view: RunView, console: Console) -> RenderableType:
         rows.append(_fact_grid(facts))
     if len(view.win_rates) > 1:
         line = sparkline(list(view.win_rates), _SPARK_WIDTH, 0.0, 100.0, ascii_only=ascii_only)
-        rows.append(Text("win rate over time  ", style="dim").append(line, style="green"))
+        rows.append(Text.assemble(("win rate over time  ", "dim"), (line, "green")))
     rows.extend(Text(evaluation_text(found)) for found in view.evaluations.values())
-    rows.append(Text("Watch  ", style="dim").append(view.page_url, style="bold cyan"))
+    rows.append(Text.assemble(("Watch  ", "dim"), (view.page_url, "bold cyan")))
     rows.append(Text("Ctrl-C saves a checkpoint and stops", style="dim"))
     return Padding(Group(*rows), (1, 0, 0, 0))
 
@@ -275,9 +275,7 @@ def evaluation_table(evaluations: list[EvaluationData]) -> Table:
             found.opponent or "(none)",
             f"{found.win_rate:.1f} %" if found.win_rate is not None else "-",
             f"{found.ci_low:.1f} - {found.ci_high:.1f} %" if known else "-",
-            f"{found.wins:,}",
-            f"{found.losses:,}",
-            f"{found.draws:,}",
+            *((f"{count:,}" if known else "-") for count in (found.wins, found.losses, found.draws)),
             f"{found.games:,}",
             f"{found.mean_return:.3f}",
         )
@@ -293,7 +291,7 @@ def print_summary(console: Console, view: RunView) -> None:
     )
     console.print(outcome, soft_wrap=True)
     if view.reason and view.status != "completed":
-        console.print(Text(f"{'Reason':<11}", style="dim").append(view.reason, style="default"), soft_wrap=True)
+        console.print(Text.assemble((f"{'Reason':<11}", "dim"), view.reason), soft_wrap=True)
     if view.evaluations:
         console.print(evaluation_table(list(view.evaluations.values())))
     lines = []
@@ -304,8 +302,8 @@ def print_summary(console: Console, view: RunView) -> None:
     if view.status == "failed":
         lines.append(("Log", f"{view.run_dir}/worker.log"))
     lines.append(("Page", view.page_url))
+    lines.append(("Go on", view.go_on_command()))
     if view.checkpoint is not None:
-        lines.append(("Go on", f"gymcast train --resume {view.run_dir}"))
         lines.append(("Measure", f"gymcast evaluate {view.run_dir}"))
     for label, value in lines:
-        console.print(Text(f"{label:<11}", style="dim").append(value, style="default"), soft_wrap=True)
+        console.print(Text.assemble((f"{label:<11}", "dim"), value), soft_wrap=True)

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 CONFIG_NAME: Final = "config.yaml"
 SESSION_NAME: Final = "session.json"
+_STARTING_GRACE_SECONDS: Final = 3.0
 
 
 class SessionLimitError(ValueError):
@@ -304,7 +305,10 @@ class SessionManager:
         if urgent and managed.worker is not None:
             managed.worker.terminate()
         if managed.escalation is None:
-            managed.escalation = asyncio.create_task(self._escalate(managed, urgent))
+            grace = await self._grace_of(managed)
+            managed.escalation = asyncio.create_task(
+                self._escalate(managed, 0.0 if urgent else self._polite_seconds, grace)
+            )
         try:
             await self.storage.update_session(
                 managed.session_id, desired="stopping", status="stopping", reason=reason, allowed_from=list(ACTIVE)
@@ -314,12 +318,20 @@ class SessionManager:
         except StorageError as error:
             log.error("session %s: the stop could not be stored, signals will do: %s", managed.session_id, error)
 
-    async def _escalate(self, managed: _Managed, urgent: bool) -> None:
-        if not urgent:
-            await asyncio.sleep(self._polite_seconds)
-            if managed.worker is not None:
-                managed.worker.terminate()
-        await asyncio.sleep(self._grace_seconds)
+    async def _grace_of(self, managed: _Managed) -> float:
+        """Seconds between SIGTERM and SIGKILL: few for a worker that has trained nothing it could save."""
+        try:
+            begun = (await self.storage.get_session(managed.session_id)).status != "starting"
+        except StorageError as error:
+            log.warning("session %s: its status cannot be read: %s", managed.session_id, error)
+            begun = True
+        return self._grace_seconds if begun else min(_STARTING_GRACE_SECONDS, self._grace_seconds)
+
+    async def _escalate(self, managed: _Managed, polite: float, grace: float) -> None:
+        await asyncio.sleep(polite)
+        if managed.worker is not None:
+            managed.worker.terminate()
+        await asyncio.sleep(grace)
         if managed.worker is not None:
             log.warning("session %s did not end within its grace time and is killed", managed.session_id)
             managed.worker.kill()
