@@ -40,8 +40,11 @@ export class LiveLink {
     removeEventListener("online", this.wake);
     clearTimeout(this.timer);
     clearInterval(this.pinger);
-    this.socket?.close();
+    const { socket } = this;
     this.socket = null;
+    // Browsers complain in the console about a socket that is closed before it was open.
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket?.close();
   }
 
   /** No reconnecting any more: the session is over. */

@@ -61,8 +61,8 @@ export class Player {
     byId("follow").checked = value;
   }
 
-  /** Adds episodes (as listed by the server or announced live); returns whether any was new. */
-  offer(list) {
+  /** Adds episodes, as listed by the server or announced live; `last` says that no more will come. */
+  offer(list, last = false) {
     const known = new Set(this.episodes.map((episode) => episode.replay_id));
     const fresh = list.filter((episode) => !known.has(episode.replay_id));
     this.episodes.push(...fresh);
@@ -70,8 +70,8 @@ export class Player {
     if (this.episodes.length > MOST_EPISODES) this.episodes.splice(0, this.episodes.length - MOST_EPISODES);
     const newest = this.#newest();
     if (newest && !this.loading && (!this.current || (!this.view && this.follow && fresh.length))) this.open(newest);
+    if (last && !this.episodes.length && !this.current) this.#curtain("No footage of this training was kept.");
     this.#controls();
-    return fresh.length > 0;
   }
 
   /** Loads an episode and plays it from `t` seconds. */
@@ -168,7 +168,7 @@ export class Player {
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || !this.view) return;
     const target = event.target;
-    const ownKeys = target.matches?.("input:not(#scrub), select, textarea, [contenteditable]");
+    const ownKeys = target.matches?.("input:not(#scrub), select, textarea, .table-scroll");
     if (event.key === " " && !ownKeys && !target.matches?.("button, a")) {
       event.preventDefault();
       this.toggle();

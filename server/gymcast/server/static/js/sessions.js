@@ -107,6 +107,7 @@ export class SessionList {
     });
     setText(byId("drawer-count"), sessions.length ? String(sessions.length) : "");
     byId("sessions-more").hidden = !this.cursor;
+    byId("sessions-title").hidden = !sessions.length;
   }
 }
 
@@ -122,13 +123,13 @@ function paint(link, info, selected) {
   else link.removeAttribute("aria-current");
   const win = info.win_rate ?? info.last_metrics?.win_rate;
   const when = info.status === "running" ? `${short(info.current_episode)} episodes` : ago(info.end_time ?? info.created_at);
-  const facts = [info.status === "running" ? "" : words(info.status), shortEnv(info), info.algorithm, when];
+  const facts = [[shortEnv(info), info.algorithm], [words(info.status), when]].map((line) => line.filter(Boolean).join(" · "));
   link.title = sessionName(info);
   link.querySelector(".card-dot").dataset.tone = tone(info.status);
   setText(link.querySelector(".card-name"), sessionName(info));
   setText(link.querySelector(".card-win"), typeof win === "number" ? percent(win, 0) : "");
   link.querySelector(".card-win").title = "win rate";
-  setText(link.querySelector(".card-facts"), facts.filter(Boolean).join(" · "));
+  setText(link.querySelector(".card-facts"), facts.join("\n"));
   const bar = link.querySelector(".card-progress");
   bar.hidden = FINAL.has(info.status) || typeof info.progress !== "number";
   bar.firstChild.style.transform = `scaleX(${info.progress ?? 0})`;

@@ -53,6 +53,11 @@ export class SessionWatch {
     byId("session").hidden = false;
     byId("empty").hidden = true;
     this.#loadLists();
+    if (info.enable_spectators === false) {
+      notice("live", "This session takes no spectators: what is shown is what was stored, and nothing live.", "warning");
+      this.#loadHistory(null);
+      return;
+    }
     this.patience = setTimeout(() => this.#loadHistory(null), PATIENCE_MS);
     this.link = new LiveLink(paths.socket(this.id), {
       message: (message) => this.#receive(message),
@@ -85,6 +90,7 @@ export class SessionWatch {
     this.info = { ...this.info, ...info };
     this.page.overview.showSession(this.info);
     this.page.list.update(this.id, info);
+    if (this.lastLink) this.#linkState(...this.lastLink);
     if (FINAL.has(this.info.status)) this.#over();
   }
 
@@ -92,11 +98,11 @@ export class SessionWatch {
   #over() {
     if (this.ended) return;
     this.ended = true;
-    this.#linkState("ended", "ended");
     setTimeout(() => this.stopper.signal.aborted || this.#loadLists(), 1500);
   }
 
   #linkState(state, text) {
+    this.lastLink = [state, text];
     const box = byId("link-state");
     const over = this.info && FINAL.has(this.info.status);
     box.dataset.state = over ? "ended" : state;
@@ -131,7 +137,7 @@ export class SessionWatch {
     const answers = ["replays", "evaluations", "checkpoints"].map((name) => this.#get(paths[name](this.id), "lists", what));
     const [replays, evaluations, checkpoints] = await Promise.all(answers);
     if (this.stopper.signal.aborted) return;
-    if (replays) this.page.player.offer(replays.replays);
+    if (replays) this.page.player.offer(replays.replays, FINAL.has(this.info.status));
     if (evaluations) this.lists.evaluations = evaluations.evaluations;
     if (checkpoints) this.lists.checkpoints = checkpoints.checkpoints;
     this.#tables();
