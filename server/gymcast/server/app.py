@@ -172,9 +172,11 @@ def bind(host: str, port: int) -> socket.socket:
         if error.errno != errno.EADDRINUSE:
             raise
     for candidate in range(port + 1, min(port + _PORTS_TRIED, 65_535) + 1):
-        with suppress(OSError):
+        try:
             _bind(host, candidate).close()
-            raise PortTakenError(port, candidate)
+        except OSError:
+            continue
+        raise PortTakenError(port, candidate)
     raise PortTakenError(port, None)
 
 

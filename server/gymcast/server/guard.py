@@ -89,7 +89,7 @@ async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method == "OPTIONS" and origin is not None and "Access-Control-Request-Method" in request.headers:
         if not allowed:
             raise Problem("foreign-origin", f"{origin[:100]} is not allowed here; see cors_origins.")
-        response: web.StreamResponse = web.Response(
+        return web.Response(
             status=204,
             headers={
                 hdrs.ACCESS_CONTROL_ALLOW_METHODS: _CORS_METHODS,
@@ -97,14 +97,7 @@ async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
                 hdrs.ACCESS_CONTROL_MAX_AGE: "600",
             },
         )
-    else:
-        response = await handler(request)
-    if origin is not None and not response.prepared:
-        response.headers.add(hdrs.VARY, "Origin")
-        if origin.lower() in config.security.cors_origins:
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Location, Retry-After, X-Request-Id"
-    return response
+    return await handler(request)
 
 
 def _host(request: web.Request) -> str:
@@ -124,11 +117,18 @@ def _allows(config: ServerConfig, request: web.Request, origin: str | None) -> b
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal handler: headers of every answer."""
+    """Signal handler: headers of every answer, errors included."""
     headers = response.headers
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None:
+        headers.add(hdrs.VARY, "Origin")
+        if origin.lower() in request.app[CONFIG].security.cors_origins:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Location, Retry-After, X-Request-Id"
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
-    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in headers:
+        headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
     # Files are checked by their ETag each time, answers of the API are never kept.
     is_file = request.path == "/" or request.path.startswith("/static/") or request.path == "/favicon.ico"

@@ -98,6 +98,14 @@ class Client:
 
 
 @dataclass(slots=True, eq=False)
+class Listener:
+    """Code in this process that follows a session."""
+
+    queue: deque[LiveMessage]
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, eq=False)
 class Channel:
     """Everything live about one session."""
 
@@ -109,8 +117,7 @@ class Channel:
     last: dict[str, LiveMessage] = field(default_factory=dict)
     pending: list[LiveMessage] = field(default_factory=list)
     clients: set[Client] = field(default_factory=set)
-    listeners: set[deque[LiveMessage]] = field(default_factory=set)
-    wake: set[asyncio.Event] = field(default_factory=set)
+    listeners: set[Listener] = field(default_factory=set)
     count_due: bool = False
 
 
@@ -155,10 +162,9 @@ class Hub:
         channel.ring_bytes += len(frame)
         self._trim(channel, message.at)
         channel.pending.append(message)
-        for queue in channel.listeners:
-            queue.append(message)
-        for event in channel.wake:
-            event.set()
+        for listener in channel.listeners:
+            listener.queue.append(message)
+            listener.wake.set()
         if channel not in self._dirty:
             if not self._dirty:
                 self._loop.call_soon(self._tick)
@@ -255,8 +261,8 @@ class Hub:
             return
         for client in tuple(channel.clients):
             self._close(client, code, reason)
-        for event in channel.wake:
-            event.set()
+        for listener in channel.listeners:
+            listener.wake.set()
         self._dirty.discard(channel)
         del self._channels[session_id]
 
@@ -372,21 +378,18 @@ class Hub:
         It returns a list of :class:`LiveMessage`; of more than ``size`` waiting ones the oldest are lost.
         """
         channel = self.channel(session_id)
-        queue: deque[LiveMessage] = deque(maxlen=size)
-        wake = asyncio.Event()
-        channel.listeners.add(queue)
-        channel.wake.add(wake)
+        listener = Listener(deque(maxlen=size))
+        channel.listeners.add(listener)
 
         async def next_ones() -> list[LiveMessage]:
-            while not queue and self._channels.get(session_id) is channel:
-                wake.clear()
-                await wake.wait()
-            found = list(queue)
-            queue.clear()
+            while not listener.queue and self._channels.get(session_id) is channel:
+                listener.wake.clear()
+                await listener.wake.wait()
+            found = list(listener.queue)
+            listener.queue.clear()
             return found
 
         try:
             yield next_ones
         finally:
-            channel.listeners.discard(queue)
-            channel.wake.discard(wake)
+            channel.listeners.discard(listener)
