@@ -110,9 +110,7 @@ def test_broken_files_are_said_to_be_broken(tmp_path: object) -> None:
 
 def test_every_field_is_documented() -> None:
     for model in (TrainingConfig, NetworkConfig, ResourceLimits):
-        undocumented = [
-            name for name, info in model.model_fields.items() if not info.description and name != "network"
-        ]
+        undocumented = [name for name, info in model.model_fields.items() if not info.description and name != "network"]
         assert undocumented == []
 
 

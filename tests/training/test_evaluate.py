@@ -19,7 +19,9 @@ class Constant:
     def __init__(self, action: Any) -> None:
         self.action = np.asarray(action)
 
-    def predict(self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False) -> Any:
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> Any:
         return np.broadcast_to(self.action, (len(observation), *self.action.shape)).copy(), None
 
 

@@ -19,6 +19,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._depth = 0
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -27,6 +28,9 @@ class StopSignals:
         return 0 if self.received is None else 128 + self.received.value
 
     def __enter__(self) -> Self:
+        self._depth += 1
+        if self._depth > 1:
+            return self
         try:
             for number in HANDLED:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -38,6 +42,9 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._depth -= 1
+        if self._depth > 0:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()

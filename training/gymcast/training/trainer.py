@@ -88,7 +88,8 @@ class Trainer:
 
     The folder holds ``config.yaml`` (exact, the drawn seed included), ``log.txt``, ``tb/`` (TensorBoard),
     ``checkpoints/`` and, at the end, ``summary.json``. ``sink`` receives the events and says when to pause or stop;
-    ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies.
+    ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may be entered already, by
+    a process that has work to do before.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Trainer:
         run_dir: str | Path | None = None,
         sink: Sink | None = None,
         resume: bool = False,
+        signals: StopSignals | None = None,
     ) -> None:
         seed = secrets.randbelow(2**31) if config.seed is None else config.seed
         self.config = config.model_copy(update={"seed": seed, "env_id": resolve_env_id(config.env_id)})
@@ -107,7 +109,7 @@ class Trainer:
         name = self.config.env_id.rsplit("/", 1)[-1]
         self.run_dir = Path(run_dir or Path("runs") / f"{name}-{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
         self.progress = RunProgress(self.config)
-        self.signals = StopSignals()
+        self.signals = signals or StopSignals()
         self.checkpoints: CheckpointManager | None = None
         self.model: BaseAlgorithm | None = None
 

@@ -13,9 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gymcast.envs import UnknownEnvError, resolve_env_id
 from gymcast.training.broadcast import EventSink
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.events import ErrorData, TrainingStatusData
+from gymcast.training.signals import StopSignals
 
 FLUSH_SECONDS = 10.0
 
@@ -39,15 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         token=os.environ.get("GYMCAST_WORKER_TOKEN"),
     )
     try:
-        return _train(options.run_dir, sink, options.resume)
+        with StopSignals() as signals:
+            return _train(options.run_dir, sink, options.resume, signals)
     finally:
         sink.close(FLUSH_SECONDS)
 
 
-def _train(run_dir: Path, sink: EventSink, resume: bool) -> int:
+def _train(run_dir: Path, sink: EventSink, resume: bool, signals: StopSignals) -> int:
     try:
         config = TrainingConfig.from_yaml(run_dir / "config.yaml")
-    except (ConfigError, OSError) as error:
+        resolve_env_id(config.env_id)
+    except (ConfigError, UnknownEnvError, OSError) as error:
         sink.emit(ErrorData(code="bad_config", message=str(error)[:2000]))
         sink.emit(TrainingStatusData(status="failed", reason=str(error)[:2000]))
         print(error, file=sys.stderr)
@@ -57,7 +61,8 @@ def _train(run_dir: Path, sink: EventSink, resume: bool) -> int:
     from gymcast.training.trainer import Trainer
 
     try:
-        return Trainer(config, run_dir=run_dir, sink=sink, resume=resume).run_training_loop().exit_code
+        trainer = Trainer(config, run_dir=run_dir, sink=sink, resume=resume, signals=signals)
+        return trainer.run_training_loop().exit_code
     except Exception as error:  # noqa: BLE001 - the process boundary: the trainer has reported it, the code says it
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -79,7 +79,6 @@ class MetricsBroadcastCallback(BaseCallback):
     def _on_training_start(self) -> None:
         if not self._shared_progress:
             self.progress.timesteps = self.model.num_timesteps
-            self.progress.start()
         if self._url is not None:
             self._open_session(self._url)
         base = self.training_env.unwrapped
@@ -111,6 +110,7 @@ class MetricsBroadcastCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         if not self._shared_progress:
+            self.progress.start()
             self.progress.timesteps = self.model.num_timesteps
             self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
         now = time.monotonic()

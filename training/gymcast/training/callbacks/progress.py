@@ -121,8 +121,9 @@ class RunProgress:
     _paused_seconds: float = 0.0
 
     def start(self) -> None:
-        """Start the clock; called when the first step is about to be taken."""
-        self._started = time.monotonic()
+        """Start the clock, unless it runs. Called after the first step, whose time is mostly spent compiling."""
+        if self._started is None:
+            self._started = time.monotonic()
 
     def pause(self) -> None:
         """Stop the clock."""

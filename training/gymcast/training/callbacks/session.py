@@ -27,9 +27,9 @@ class ProgressCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.progress.timesteps = self.model.num_timesteps
-        self.progress.start()
 
     def _on_step(self) -> bool:
+        self.progress.start()
         self.progress.timesteps = self.model.num_timesteps
         self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
         return True

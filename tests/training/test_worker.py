@@ -1,0 +1,155 @@
+"""The worker process: real processes, real signals, a real receiver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gymcast.training.checkpoints import CheckpointManager
+from gymcast.training.config import TrainingConfig
+
+CONFIG = {
+    "env_id": "archers",
+    "env_kwargs": {"opponent": "random", "max_duration_s": 1.0},
+    "network": {"hidden": [16]},
+    "hyperparameters": {"n_steps": 16, "batch_size": 128, "n_epochs": 1},
+    "parallel_episodes": 16,
+    "evaluation_games": 8,
+    "evaluation_opponents": ["beginner"],
+    "metrics_hz": 20,
+    "seed": 1,
+}
+
+
+def start(run_dir: Path, url: str, *more: str, **changes: Any) -> subprocess.Popen[str]:
+    run_dir.mkdir(exist_ok=True)
+    if not more:
+        (run_dir / "config.yaml").write_text(TrainingConfig.parse({**CONFIG, **changes}).to_yaml())
+    command = [sys.executable, "-m", "gymcast.training.worker", "--run-dir", str(run_dir), "--server", url]
+    return subprocess.Popen([*command, "--session", "s1", *more], stderr=subprocess.PIPE, text=True)
+
+
+def finish(worker: subprocess.Popen[str], seconds: float = 200.0) -> tuple[int, str]:
+    try:
+        _, errors = worker.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        raise AssertionError(f"the worker did not end: {worker.communicate()[1]}") from None
+    return worker.returncode, errors
+
+
+def wait_until_training(receiver: Any, worker: subprocess.Popen[str], metrics: int = 3) -> None:
+    deadline = time.monotonic() + 200  # kernels may have to be compiled first
+    while len(receiver.of_type("training_metrics")) < metrics:
+        assert worker.poll() is None, worker.communicate()[1]
+        assert time.monotonic() < deadline, "no metrics arrived"
+        time.sleep(0.02)
+
+
+def test_a_session_runs_to_its_end_and_everything_arrives(tmp_path: Path, receiver: Any) -> None:
+    code, errors = finish(start(tmp_path, receiver.url, total_timesteps=1024))
+    assert code == 0, errors
+    statuses = [data["status"] for data in receiver.of_type("training_status")]
+    assert statuses[0] == "starting" and statuses[-1] == "completed"
+    assert receiver.of_type("training_metrics")[-1]["extra"]["timesteps"] == 1024
+    assert len(receiver.of_type("evaluation")) == 1 and receiver.of_type("checkpoint")
+    assert len({producer for producer, _ in receiver.events}) == 1
+    seqs = sorted(seq for _, seq in receiver.events)
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_a_checkpoint_and_it_can_go_on(
+    number: signal.Signals, code: int, tmp_path: Path, receiver: Any
+) -> None:
+    worker = start(tmp_path, receiver.url)
+    wait_until_training(receiver, worker)
+    worker.send_signal(number)
+    assert finish(worker)[0] == code
+    assert receiver.of_type("checkpoint")[-1]["reason"] == "signal"
+    assert receiver.of_type("training_status")[-1]["status"] == "cancelled"
+    newest = CheckpointManager(tmp_path / "checkpoints").newest()
+    assert newest is not None
+    if number == signal.SIGINT:
+        return
+    worker = start(tmp_path, receiver.url, "--resume")
+    wait_until_training(receiver, worker, len(receiver.of_type("training_metrics")) + 3)
+    receiver.desired = "stopping"
+    assert finish(worker)[0] == 0
+    later = CheckpointManager(tmp_path / "checkpoints").newest()
+    assert later is not None and later.timesteps > newest.timesteps
+    assert f"resumed from {newest.path.name}" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_second_interrupt_leaves_at_once(tmp_path: Path, receiver: Any) -> None:
+    worker = start(tmp_path, receiver.url, hyperparameters={"n_steps": 2048, "batch_size": 8, "n_epochs": 200})
+    wait_until_training(receiver, worker, 1)
+    deadline = time.monotonic() + 60
+    # In the long update after the rollout nothing looks at signals; only the second one ends it.
+    while not receiver.of_type("training_metrics")[-1]["extra"]["timesteps"] >= 16 * 2048 * 0.9:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.7)
+    worker.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert worker.poll() is None
+    started = time.monotonic()
+    worker.send_signal(signal.SIGINT)
+    assert finish(worker)[0] == 130 and time.monotonic() - started < 5.0
+
+
+def test_the_server_may_go_away_and_come_back(tmp_path: Path, make_receiver: Any) -> None:
+    first = make_receiver()
+    worker = start(tmp_path, first.url)
+    wait_until_training(first, worker)
+    first.close()
+    time.sleep(0.5)
+    second = make_receiver(first.port)
+    wait_until_training(second, worker)
+    second.desired = "cancelled"
+    assert finish(worker)[0] == 0
+    seqs = sorted({seq for _, seq in (*first.events, *second.events)})
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+def test_a_bad_configuration_is_one_clear_message(tmp_path: Path, receiver: Any) -> None:
+    (tmp_path / "config.yaml").write_text("env_id: archers\nparallel_episodes: 0\n")
+    code, errors = finish(start(tmp_path, receiver.url, "--resume"))
+    assert code == 1 and "parallel_episodes" in errors and "Traceback" not in errors
+    assert receiver.of_type("error")[0]["code"] == "bad_config"
+    assert receiver.of_type("training_status")[-1]["status"] == "failed"
+
+
+def test_an_unknown_game_is_one_clear_message(tmp_path: Path, receiver: Any) -> None:
+    code, errors = finish(start(tmp_path, receiver.url, env_id="archer"))
+    assert code == 1 and "archers" in errors.splitlines()[-1]
+    assert receiver.of_type("training_status")[-1]["status"] == "failed"
+
+
+LAZY = """
+import sys
+import gymcast.training
+from gymcast.training import TrainingConfig, EventSink
+import gymcast.training.events, gymcast.training.broadcast, gymcast.training.worker
+assert TrainingConfig().env_id and EventSink
+print(sorted(name for name in sys.modules if name in ("torch", "stable_baselines3", "tensorboard")))
+from gymcast.training import *
+assert Trainer and GameVecEnv and CheckpointManager and "Trainer" in dir(gymcast.training)
+"""
+
+
+def test_configuration_and_events_do_not_import_torch() -> None:
+    result = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.strip() == "[]"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    script = "import gymcast.training, os; print(os.environ['OMP_WAIT_POLICY'])"
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
+    assert printed.strip() == "passive"
