@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -86,5 +88,5 @@ def load_policy(path: str | Path, seed: int | None = 0) -> NumpyPolicy:
         return NumpyPolicy(arrays, meta, seed)
     except FileNotFoundError:
         raise OptionValueError(f"there is no policy file {str(path)!r}: give the policy.npz of a checkpoint.") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise OptionValueError(f"{str(path)!r} is not a policy file of gymcast ({error}).") from error

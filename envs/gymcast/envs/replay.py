@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gymcast.envs.registry import game_spec
+from gymcast.envs.errors import OptionValueError, UnknownEnvError, UnknownOptionError
+from gymcast.envs.registry import GameSpec, game_spec
 from gymcast.envs.vector import OUTCOMES, GameVectorEnv
 
 _MAGIC = b"GCRP1"
@@ -60,17 +62,47 @@ class Replay:
         """Read what `to_bytes` wrote; raises ReplayError when it is damaged or something else."""
         if data[: len(_MAGIC)] != _MAGIC:
             raise ReplayError("this is not a gymcast replay (wrong first bytes).")
+        unpacker = zlib.decompressobj()
         try:
-            body = zlib.decompressobj().decompress(data[len(_MAGIC) :], _LARGEST)
+            body = unpacker.decompress(data[len(_MAGIC) :], _LARGEST)
             size = int.from_bytes(body[:4], "big")
             header = json.loads(body[4 : 4 + size])
-            dtype, shape = header.pop("dtype"), tuple(header.pop("shape"))
-            if dtype not in ("|u1", "<f4"):
-                raise ReplayError(f"this replay is damaged: actions of type {dtype!r}.")
-            actions = np.frombuffer(body[4 + size :], dtype).reshape(shape)
-            return Replay(actions=actions, **header)
-        except (zlib.error, ValueError, KeyError, TypeError) as error:
+        except (zlib.error, ValueError, RecursionError) as error:
             raise ReplayError(f"this replay is damaged ({error}).") from error
+        if not unpacker.eof or unpacker.unused_data:
+            raise ReplayError(f"this replay is cut off, has something behind it, or holds more than {_LARGEST} bytes.")
+        return _from_header(header, body[4 + size :])
+
+
+_HEADER = {
+    "env_id": str,
+    "version": int,
+    "options": dict,
+    "seed": int,
+    "episode": int,
+    "summary": dict,
+    "dtype": str,
+    "shape": list,
+}
+_INT64 = 1 << 63
+
+
+def _from_header(header: Any, content: bytes) -> Replay:
+    """A replay from its decoded header and the bytes of its actions; raises ReplayError."""
+    if not isinstance(header, dict) or set(header) != set(_HEADER):
+        raise ReplayError(f"this replay is damaged: its header is not an object with {', '.join(_HEADER)}.")
+    for name, kind in _HEADER.items():
+        if type(header[name]) is not kind:
+            raise ReplayError(f"this replay is damaged: {name} is {str(header[name])[:40]!r}, not a {kind.__name__}.")
+    if not (0 <= header["seed"] < _INT64 and 0 <= header["episode"] < _INT64):
+        raise ReplayError("this replay is damaged: seed and episode must be whole numbers, at least 0 and below 2**63.")
+    dtype, shape = header.pop("dtype"), header.pop("shape")
+    if dtype not in ("|u1", "<f4"):
+        raise ReplayError(f"this replay is damaged: actions of type {dtype[:40]!r}.")
+    whole = len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
+    if not whole or math.prod(shape) * np.dtype(dtype).itemsize != len(content):
+        raise ReplayError(f"this replay is damaged: {len(content)} bytes are no actions of shape {str(shape)[:40]}.")
+    return Replay(actions=np.frombuffer(content, dtype).reshape(shape), **header)
 
 
 class ReplayRecorder:
@@ -138,17 +170,19 @@ class ReplayRecorder:
 class _Player:
     """Plays a replay again, one tick or decision at a time."""
 
-    def __init__(self, replay: Replay, frame_skip: int | None = None) -> None:
-        game = game_spec(replay.env_id)
+    def __init__(self, replay: Replay) -> None:
+        try:
+            game = game_spec(replay.env_id)
+            options = game.complete_options(replay.options)
+        except (UnknownEnvError, UnknownOptionError, OptionValueError) as error:
+            raise ReplayError(f"this replay cannot be played: {error}") from error
         if replay.version != game.version:
             raise ReplayError(
                 f"this replay is of {replay.env_id} version {replay.version}, the game here is version {game.version}: "
                 "its rules changed, so the episode cannot be had again. Use the gymcast release that recorded it."
             )
-        options = game.complete_options(replay.options)
-        seats = replay.actions.shape[1]
-        if seats not in (1, int(options["players"])):
-            raise ReplayError(f"this replay is damaged: actions of {seats} seats.")
+        seats = int(options["players"]) if options["opponent"] == "self" else 1
+        _check_actions(replay.actions, game, options, seats)
         self.game, self.options, self.replay = game, options, replay
         self.batch = game.load_batch()(1, options, seats, autoreset=False)
         self.batch.state["seed"] = replay.seed
@@ -158,6 +192,21 @@ class _Player:
     def actions(self, step: int) -> NDArray[Any]:
         row = self.replay.actions[step]
         return row.astype(np.float64 if row.dtype.kind == "f" else np.int64)
+
+
+def _check_actions(actions: NDArray[Any], game: GameSpec, options: Mapping[str, Any], seats: int) -> None:
+    """Kernels index tables with actions without looking: nothing out of range may reach them."""
+    nvec = [len(labels) for _, labels in game.action_labels]
+    if options["action"] == "box":
+        size, fits = 5, actions.dtype == np.float32 and bool((np.abs(actions) <= 1.0).all())
+    else:
+        size = len(nvec)
+        fits = actions.dtype == np.uint8 and actions.shape[1:] == (seats, size) and bool((actions < nvec).all())
+    if not fits or actions.ndim != 3 or actions.shape[1:] != (seats, size) or len(actions) == 0:
+        raise ReplayError(
+            f"this replay is damaged: its actions ({actions.dtype}, shape {actions.shape}) are not those of "
+            f"{seats} seat(s) of {game.id}, or out of range."
+        )
 
 
 def _play(player: _Player, observe: Any) -> dict[str, Any]:

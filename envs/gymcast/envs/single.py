@@ -52,7 +52,7 @@ class GameEnv(gymnasium.Env[Any, Any]):
         """
         if self._needs_reset:
             raise ActionError("the match is over or has not begun: call reset() before step().")
-        observation, reward, terminated, truncated, infos = self._vector.step(np.asarray(action)[None])
+        observation, reward, terminated, truncated, infos = self._vector.step([action])
         info: dict[str, Any] = {"action_mask": infos["action_mask"][0].copy()}
         if terminated[0] or truncated[0]:
             self._needs_reset = True

@@ -162,13 +162,15 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
         return self._lanes(self.batch.observation), {"action_mask": self.action_masks()}
 
     def step(
-        self, actions: NDArray[Any]
+        self, actions: Any
     ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Play one decision in every game.
 
         Raises:
-            ActionError: actions of the wrong shape, not finite, or outside the action space.
+            ActionError: actions of the wrong shape, not finite, or outside the action space; no reset before it.
         """
+        if not self._seeded:
+            raise ActionError("no match has begun: call reset() before step().")
         inner = self._inner(self.check_actions(actions))
         batch = self.batch
         batch.swap()
@@ -288,14 +290,18 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
         """Actions as the kernels take them: int64 (N, groups), or float64 (N, 5) for a Box; raises ActionError."""
         lanes = self.num_envs if lanes is None else lanes
         kind = self.options["action"]
-        array = np.asarray(actions)
+        try:
+            array = np.asarray(actions)
+        except ValueError as error:
+            raise ActionError(f"actions are no array ({error}).") from error
         shape = (lanes,) if kind == "discrete" else (lanes, *(self.single_action_space.shape or ()))
         if array.shape != shape:
             raise ActionError(f"actions have shape {array.shape}, expected {shape}: one row per lane.")
         if kind == "box":
             if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
                 raise ActionError("actions must be finite numbers: NaN, infinity or another type was given.")
-            return np.clip(np.asarray(array, np.float64), -1.0, 1.0)
+            clipped = np.clip(np.asarray(array, np.float64), -1.0, 1.0)
+            return clipped.astype(np.float32).astype(np.float64)  # as precise as the action space and a replay
         if array.dtype.kind not in "iu":
             raise ActionError(f"actions have dtype {array.dtype}, expected integers.")
         limits = int(np.prod(self._nvec)) if kind == "discrete" else self._nvec

@@ -24,12 +24,13 @@ TICK_RATE = 50  # ticks per second of game time
 TICK_MS = 20
 DT = 1.0 / TICK_RATE
 WIDTH, HEIGHT = 800.0, 600.0
-HALF_WIDTH, HALF_HEIGHT = 400.0, 300.0
+# NumPy scalars: float32 observations times these are float64 in NumPy as they are in compiled code.
+HALF_WIDTH, HALF_HEIGHT = np.float64(400.0), np.float64(300.0)
 BLOCKS_PER_PX = 0.05
 MARGIN = PAD * 20.0
 
 GRAVITY = 400.0  # 20 m/s^2
-MAX_SPEED = 600.0  # 30 m/s, per axis
+MAX_SPEED = np.float64(600.0)  # 30 m/s, per axis
 RUN_SPEED = 300.0  # 15 m/s
 IMPULSE = 400.0  # 20 m/s, of a jump and of a dive
 JUMPS = 2
@@ -139,7 +140,7 @@ STATE = np.dtype(
         ("y", np.float64, _SEAT),  # centre, px, [0, 600)
         ("vx", np.float64, _SEAT),  # px/s
         ("vy", np.float64, _SEAT),  # px/s
-        ("aim_x", np.float64, _SEAT),  # unit direction of the last decision
+        ("aim_x", np.float64, _SEAT),  # unit direction of the last decision with the bow drawn
         ("aim_y", np.float64, _SEAT),
         ("move", np.int32, _SEAT),  # -1 left, 0, +1 right: held since the last decision
         ("bow", np.int32, _SEAT),  # 1 while the bow is drawn
@@ -226,18 +227,18 @@ def new_outputs(lanes: int, players: int, image: int = 0) -> Outputs:
 @kernel
 def _wrap_x(x: float) -> float:
     if x < 0.0:
-        return x + WIDTH
+        x += WIDTH  # of a tiny negative x this is WIDTH itself
     if x >= WIDTH:
-        return x - WIDTH
+        x -= WIDTH
     return x
 
 
 @kernel
 def _wrap_y(y: float) -> float:
     if y < 0.0:
-        return y + HEIGHT
+        y += HEIGHT  # of a tiny negative y this is HEIGHT itself
     if y >= HEIGHT:
-        return y - HEIGHT
+        y -= HEIGHT
     return y
 
 
@@ -344,8 +345,15 @@ def reset_lane(r: Any, rules: Rules, arenas: Any) -> None:
         r.bot[p, :] = 0
         for slot in range(QUEUE_SLOTS):
             r.bot[p, BOT_QUEUE + slot * SLOT_SIZE] = -1
-    for a in range(r.arrows):
+    for a in range(r.arrows):  # wholly: a match's state depends on nothing that was before it
+        r.arrow_x[a] = 0.0
+        r.arrow_y[a] = 0.0
+        r.arrow_vx[a] = 0.0
+        r.arrow_vy[a] = 0.0
         r.arrow_state[a] = ABSENT
+        r.arrow_owner[a] = 0
+        r.arrow_age[a] = 0
+        r.arrow_near[a] = 0.0
 
 
 @kernel
@@ -389,8 +397,9 @@ def _command(
     if r.respawn[p] > 0:
         return
     r.move[p] = move
-    r.aim_x[p] = aim_x
-    r.aim_y[p] = aim_y
+    if r.bow[p] == 1:
+        r.aim_x[p] = aim_x
+        r.aim_y[p] = aim_y
     if vertical == 1 and r.jumps[p] > 0:
         r.jumps[p] -= 1
         r.grounded[p] = 0
@@ -642,7 +651,7 @@ def observe_lane(
     out[8] = r.quiver[p] * 0.5 - 1.0
     out[9] = r.bow[p]
     out[10] = r.charge[p] * TO_CHARGE
-    out[11] = r.kills[p] * to_win
+    out[11] = min(r.kills[p] * to_win, 1.0)  # the last tick may bring more kills than it takes
     out[12] = r.deaths[p] / (r.deaths[p] + 3.0)
     out[13] = 1.0 - 2.0 * r.tick / rules.max_ticks
     for m in range(4):
@@ -664,7 +673,7 @@ def observe_lane(
         out[at + 5] = r.quiver[q] * 0.5 - 1.0
         out[at + 6] = r.charge[q] * TO_CHARGE
         out[at + 7] = r.respawn[q] * TO_RESPAWN
-        out[at + 8] = r.kills[q] * to_win
+        out[at + 8] = min(r.kills[q] * to_win, 1.0)
         out[at + 9] = r.grounded[q]
         out[at + 10] = 1.0 if there and alive and _clear_line(arenas.solid, arena, x, y, dx, dy) else 0.0
         at += FOE_SIZE
