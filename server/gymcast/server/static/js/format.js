@@ -79,6 +79,15 @@ export function ago(text, now = Date.now()) {
   return new Date(then).toLocaleDateString(undefined, { year: "numeric", month: "short", day: "numeric" });
 }
 
+/** RFC 3339 -> "14:05" today, "Nov 20, 14:05" on other days; "" for what is no time. */
+export function moment(text, now = new Date()) {
+  const then = new Date(text ?? "");
+  if (Number.isNaN(then.getTime())) return "";
+  const clockTime = then.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  const today = then.toDateString() === now.toDateString();
+  return today ? clockTime : `${then.toLocaleDateString("en-US", { month: "short", day: "numeric" })}, ${clockTime}`;
+}
+
 /** "move_left" -> "move left". */
 export function words(name) {
   return String(name ?? "").replaceAll("_", " ");

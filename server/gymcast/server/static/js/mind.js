@@ -131,7 +131,7 @@ function confidence(decision) {
     decision.confidence_score ??
     decision.action_probabilities?.[decision.selected_action] ??
     parts?.reduce((product, [name, label]) => product * decision.groups[name][label], 1);
-  return typeof likely === "number" ? percent(likely * 100, likely < 0.1 ? 1 : 0) : "–";
+  return typeof likely === "number" ? percent(likely * 100, likely < 0.001 ? 2 : likely < 0.1 ? 1 : 0) : "–";
 }
 
 function buildRose() {

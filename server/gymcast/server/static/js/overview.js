@@ -2,7 +2,7 @@
 
 import { byId, make, setText } from "./dom.js";
 import { duration, fixed, percent, short, words } from "./format.js";
-import { FINAL, sessionEnv, sessionName, tone } from "./sessions.js";
+import { algorithmName, FINAL, sessionEnv, sessionName, tone } from "./sessions.js";
 
 // Each: what it is, its figure, and a line below it. `p` holds the newest readings by name.
 const TILES = [
@@ -34,14 +34,17 @@ export class Overview {
     const name = sessionName(info);
     setText(byId("session-title"), name);
     document.title = `${name} · gymcast`;
-    const facts = [sessionEnv(info), info.algorithm, opponent(info), info.model_generation ? `generation ${info.model_generation}` : ""];
+    const facts = [sessionEnv(info), algorithmName(info), opponent(info), info.model_generation ? `generation ${info.model_generation}` : ""];
+    byId("session-title").title = `session ${info.session_id}`;
     setText(byId("session-facts"), facts.filter(Boolean).join(" · "));
     const pill = byId("session-status");
     pill.dataset.tone = tone(info.status);
     setText(pill, words(info.status));
+    setText(byId("stage-title"), FINAL.has(info.status) ? "Training footage" : "Live game");
     this.#progress(info);
     const reason = byId("session-reason");
-    reason.hidden = !info.reason;
+    // Why a training reached its end belongs to the line below the bar; anything else deserves a box.
+    reason.hidden = !info.reason || info.status === "completed";
     reason.dataset.tone = tone(info.status);
     setText(reason, info.reason ?? "");
   }
@@ -92,6 +95,7 @@ function ended(info, part) {
   const took = (Date.parse(info.end_time ?? "") - Date.parse(info.start_time ?? "")) / 1000;
   const parts = [words(info.status).replace(/^./, (c) => c.toUpperCase())];
   if (info.status !== "completed") parts.push(percent(part * 100, 0));
+  else if (info.reason) parts.push(words(info.reason));
   if (Number.isFinite(took)) parts.push(`took ${duration(took)}`);
   if (info.timesteps) parts.push(`${short(info.timesteps)} samples`);
   return parts.join(" · ");

@@ -2,7 +2,7 @@
 
 import { ApiError, getJson, paths } from "./api.js";
 import { byId, clearNotice, make, notice, setText } from "./dom.js";
-import { ago, percent, short, words } from "./format.js";
+import { ago, moment, percent, short, words } from "./format.js";
 import { sessionHash } from "./router.js";
 
 const POLL_MS = 4000;
@@ -25,8 +25,18 @@ export const FINAL = new Set(["completed", "failed", "cancelled"]);
 /** Colour family of a status. */
 export const tone = (status) => TONES[status] ?? "";
 
-/** What to call a session: its trainer's name for it, else its id. */
-export const sessionName = (info) => info.training_session_id || info.session_id;
+/** What to call a session: its trainer's name for it, else its game and when it was started. */
+export function sessionName(info) {
+  const name = info.training_session_id;
+  if (name && name !== info.session_id) return name;
+  return [shortEnv(info) || "Training", moment(info.created_at)].filter(Boolean).join(", ");
+}
+
+/** "ppo" -> "PPO", "maskable_ppo" -> "Maskable PPO"; other names as they are. */
+export function algorithmName(info) {
+  const names = { ppo: "PPO", a2c: "A2C", dqn: "DQN", maskable_ppo: "Maskable PPO" };
+  return Object.hasOwn(names, info.algorithm) ? names[info.algorithm] : (info.algorithm ?? "");
+}
 
 /** The game of a session, "" if it does not say. */
 export const sessionEnv = (info) => info.config?.env_id ?? info.env_id ?? "";
@@ -123,7 +133,7 @@ function paint(link, info, selected) {
   else link.removeAttribute("aria-current");
   const win = info.win_rate ?? info.last_metrics?.win_rate;
   const when = info.status === "running" ? `${short(info.current_episode)} episodes` : ago(info.end_time ?? info.created_at);
-  const facts = [[shortEnv(info), info.algorithm], [words(info.status), when]].map((line) => line.filter(Boolean).join(" · "));
+  const facts = [[shortEnv(info), algorithmName(info)], [words(info.status), when]].map((line) => line.filter(Boolean).join(" · "));
   link.title = sessionName(info);
   link.querySelector(".card-dot").dataset.tone = tone(info.status);
   setText(link.querySelector(".card-name"), sessionName(info));
