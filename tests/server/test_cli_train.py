@@ -82,3 +82,10 @@ def test_resume_goes_on_in_the_same_session(trained: tuple[Path, list[dict[str, 
     assert last["status"] == "completed"
     assert last["timesteps"] >= before["timesteps"] + 256
     assert last["checkpoint"]["timesteps"] == last["timesteps"]
+
+
+def test_settings_that_only_the_algorithm_can_check_are_bad_input_too(tmp_path: Path) -> None:
+    done = gymcast(tmp_path, "train", "CartPole-v1", "--set", "hyperparameters.n_stpes=64", "--port", "auto", "--quiet")
+    assert done.returncode == 2
+    assert "hyperparameters.n_stpes: did you mean 'n_steps'?" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

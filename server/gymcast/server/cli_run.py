@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gymcast.server.app import RunningServer
 from gymcast.server.cli_embed import failures_explained, serving
-from gymcast.server.cli_errors import EXIT_DONE, EXIT_FAILED, UserError
+from gymcast.server.cli_errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, UserError
 from gymcast.server.cli_paths import database_url
 from gymcast.server.cli_plan import DEFAULT_PORT, TrainPlan, more_options
 from gymcast.server.cli_signals import StopRequests
@@ -82,13 +82,14 @@ async def _train(
         unlisten()
     if stops.count:
         return stops.exit_code
-    failed = view.status == "failed"
+    if view.refused:
+        return EXIT_BAD_INPUT
     if plan.stay:
         display.note("The page stays up until Ctrl-C.")
         await stops.wait_for_more(0)
         if stops.exit_code != 130:
             return stops.exit_code
-    return EXIT_FAILED if failed else EXIT_DONE
+    return EXIT_FAILED if view.status == "failed" else EXIT_DONE
 
 
 async def _follow(

@@ -20,6 +20,8 @@ from gymcast.training.storage import TERMINAL, Committed
 
 _HISTORY: Final = 4096
 _SAME_WARNING_SECONDS: Final = 60.0
+# Errors that end a session: its reason says the same.
+_SAID_BY_THE_REASON: Final = ("training_failed", "bad_config")
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS: Final = "_.-=+*#@"
 
@@ -93,6 +95,8 @@ class RunView:
 
     def _warn(self, data: ErrorData) -> None:
         """Keep a warning; a disk that is full says so with every checkpoint, which is worth a line a minute."""
+        if data.code in _SAID_BY_THE_REASON:
+            return
         last = self._warned.get(data.code)
         if last is None or time.monotonic() - last >= _SAME_WARNING_SECONDS:
             self._warned[data.code] = time.monotonic()
@@ -102,6 +106,11 @@ class RunView:
     def ended(self) -> bool:
         """Whether the session has reached a final status."""
         return self.status in TERMINAL
+
+    @property
+    def refused(self) -> bool:
+        """Whether it failed because of its settings, which only the training process can check in full."""
+        return self.status == "failed" and (self.reason or "").startswith("ConfigError:")
 
     @property
     def learning(self) -> bool:

@@ -302,7 +302,8 @@ def print_summary(console: Console, view: RunView) -> None:
     if view.status == "failed":
         lines.append(("Log", f"{view.run_dir}/worker.log"))
     lines.append(("Page", view.page_url))
-    lines.append(("Go on", view.go_on_command()))
+    if view.checkpoint is not None or view.status == "cancelled":
+        lines.append(("Go on", view.go_on_command()))
     if view.checkpoint is not None:
         lines.append(("Measure", f"gymcast evaluate {view.run_dir}"))
     for label, value in lines:
