@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,24 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gymcast.training.events import Event, EventReceipt, Message, event_type_of, utc_now
 
-from . import cursors, history, schema
+from . import repeats, schema
 from .engine import WRITER_OPTION, create_engine, database_url, migrate
-from .errors import IdempotencyError, NotFoundError, StorageUnavailableError, VersionConflictError
-from .history import HistoryRange
-from .ids import from_us, new_id, now_us, to_us
+from .errors import StorageUnavailableError, VersionConflictError
+from .ids import new_id, now_us, to_us
 from .ingest import Ingested, ingest, lock_session, next_seq, times_of_move, write_session
-from .records import TIME_COLUMNS, Committed, Page, ReplayRecord, SessionChanges, SessionRecord, stamp
+from .reader import Reader
+from .records import TIME_COLUMNS, Committed, SessionChanges, SessionRecord
 from .states import TERMINAL, check_move
 from .writer import Writer
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Listener = Callable[[Committed], None]
 
-IDEMPOTENCY_HOURS: Final = 24
-# A first request that has not ended by then died with its server.
-_STALE_US: Final = 60_000_000
 # Producer name of events that came without one (plain metrics POSTs); their numbers are given by the storage.
 UNNUMBERED: Final = "rest"
 
@@ -56,7 +49,7 @@ class NewSession(TypedDict, total=False):
     resources: dict[str, Any] | None
 
 
-class Storage:
+class Storage(Reader):
     """One database. Open it with ``await Storage.open(url)``, or use ``async with await Storage.open(url) as storage``.
 
     Writes go through one writer and return after their commit. Reads run beside it on connections of their own.
@@ -64,7 +57,7 @@ class Storage:
     """
 
     def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._connection = connection
         self._writer = Writer(connection)
         self._listeners: list[Listener] = []
@@ -121,15 +114,6 @@ class Storage:
                 # The rows are committed; a listener's fault must not stop the writer that all sessions share.
                 log.exception("a listener failed for session %s", committed.session_id)
 
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            log.error("a read failed: %s", error)
-            raise StorageUnavailableError("the database refused a read") from error
-
     # Sessions
 
     async def create_session(self, *, kind: str, algorithm: str, **given: Unpack[NewSession]) -> SessionRecord:
@@ -179,41 +163,6 @@ class Storage:
         return await self._writer.submit(
             job, after=lambda record: self._tell(Committed(session_id, record, session_changed=True))
         )
-
-    async def get_session(self, session_id: str) -> SessionRecord:
-        """One session. Raises :class:`NotFoundError`."""
-        async with self._read() as connection:
-            found = await connection.execute(
-                sa.select(schema.sessions).where(schema.sessions.c.session_id == session_id)
-            )
-            row = found.mappings().first()
-        if row is None:
-            raise NotFoundError("session", session_id)
-        return SessionRecord.from_row(row)
-
-    async def list_sessions(
-        self, *, cursor: str | None = None, limit: int = 100, statuses: Sequence[str] | None = None
-    ) -> tuple[list[SessionRecord], str | None]:
-        """Sessions, newest first, and the next cursor; only those in ``statuses`` when given."""
-        table = schema.sessions
-        query = sa.select(table).order_by(table.c.session_id.desc()).limit(limit + 1)
-        if cursor is not None:
-            (last,) = cursors.decode("sessions", cursor, (str,))
-            query = query.where(table.c.session_id < last)
-        if statuses is not None:
-            query = query.where(table.c.status.in_(statuses))
-        async with self._read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        records = [SessionRecord.from_row(row) for row in rows[:limit]]
-        return records, cursors.encode("sessions", records[-1].session_id) if len(rows) > limit else None
-
-    async def count_sessions(self, statuses: Sequence[str]) -> int:
-        """How many sessions are in one of ``statuses``."""
-        async with self._read() as connection:
-            found = await connection.scalar(
-                sa.select(sa.func.count()).select_from(schema.sessions).where(schema.sessions.c.status.in_(statuses))
-            )
-        return found or 0
 
     async def update_session(
         self,
@@ -275,15 +224,6 @@ class Storage:
 
         await self._writer.submit(job, after=lambda _none: self._tell(Committed(session_id, None)))
 
-    async def transitions(self, session_id: str) -> list[dict[str, Any]]:
-        """Every change of status, oldest first: ``{timestamp, from_status, to_status, reason}``."""
-        table = schema.transitions
-        async with self._read() as connection:
-            found = await connection.execute(
-                sa.select(table).where(table.c.session_id == session_id).order_by(table.c.id)
-            )
-            return [stamp(row, drop=("id", "session_id")) for row in found.mappings()]
-
     # Events
 
     async def add_events(self, session_id: str, producer: str, events: Sequence[Event]) -> EventReceipt:
@@ -320,103 +260,6 @@ class Storage:
         done: Ingested = await self._writer.submit(job, rows=max(1, rows), after=after)
         return done.receipt
 
-    # Reading back
-
-    async def history_raw(
-        self, session_id: str, wanted: HistoryRange, *, limit: int = 1000, cursor: str | None = None
-    ) -> Page:
-        """Readings as they were sent, oldest first."""
-        async with self._read() as connection:
-            return await history.raw_page(connection, session_id, wanted, limit, cursor)
-
-    async def history(
-        self,
-        session_id: str,
-        wanted: HistoryRange,
-        *,
-        points: int,
-        metrics: Sequence[str] | None = None,
-        max_raw_rows: int = 10_000,
-    ) -> list[dict[str, Any]]:
-        """At most ``points`` buckets with min, max, mean and count of each metric; see :func:`.history.buckets`."""
-        names = None if metrics is None else frozenset(metrics)
-        async with self._read() as connection:
-            return await history.buckets(connection, session_id, wanted, points, names, max_raw_rows)
-
-    async def count_readings(self, session_id: str, wanted: HistoryRange) -> int:
-        """Raw readings in the range."""
-        async with self._read() as connection:
-            return await history.count_readings(connection, session_id, wanted)
-
-    async def graphs(self, session_id: str, wanted: HistoryRange | None = None) -> list[dict[str, Any]]:
-        """Every graph of a session in the form of ``PerformanceGraphData``."""
-        async with self._read() as connection:
-            return await history.graph_list(connection, session_id, wanted or HistoryRange())
-
-    async def decisions(
-        self, session_id: str, wanted: HistoryRange | None = None, *, limit: int = 100
-    ) -> list[dict[str, Any]]:
-        """The newest decisions, oldest first."""
-        async with self._read() as connection:
-            return await history.decision_list(connection, session_id, wanted or HistoryRange(), limit)
-
-    async def last_metrics(self, session_id: str) -> dict[str, Any] | None:
-        """The newest reading."""
-        table = schema.metrics
-        query = sa.select(table.c.data).where(table.c.session_id == session_id)
-        async with self._read() as connection:
-            found: dict[str, Any] | None = await connection.scalar(
-                query.order_by(table.c.ts_us.desc(), table.c.id.desc()).limit(1)
-            )
-        return found
-
-    async def checkpoints(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """Checkpoints, newest first."""
-        return await self._newest_first(schema.checkpoints, "checkpoints", session_id, cursor, limit)
-
-    async def evaluations(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """Evaluations, newest first."""
-        return await self._newest_first(schema.evaluations, "evaluations", session_id, cursor, limit)
-
-    async def replays(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """Replays without their content, newest first."""
-        return await self._newest_first(
-            schema.replays, "replays", session_id, cursor, limit, drop=("content", "decisions")
-        )
-
-    async def _newest_first(
-        self, table: sa.Table, kind: str, session_id: str, cursor: str | None, limit: int, drop: tuple[str, ...] = ()
-    ) -> Page:
-        columns = [column for column in table.c if column.name not in drop]
-        query = sa.select(*columns).where(table.c.session_id == session_id).order_by(table.c.id.desc())
-        if cursor is not None:
-            (last,) = cursors.decode(kind, cursor, (int,))
-            query = query.where(table.c.id < last)
-        async with self._read() as connection:
-            rows = (await connection.execute(query.limit(limit + 1))).mappings().all()
-        following = cursors.encode(kind, rows[limit - 1]["id"]) if len(rows) > limit else None
-        return Page([stamp(row, drop=("id",)) for row in rows[:limit]], following)
-
-    async def replay(self, replay_id: str) -> ReplayRecord:
-        """One stored episode with its content. Raises :class:`NotFoundError`."""
-        table = schema.replays
-        async with self._read() as connection:
-            row = (await connection.execute(sa.select(table).where(table.c.replay_id == replay_id))).mappings().first()
-        if row is None:
-            raise NotFoundError("replay", replay_id)
-        packed = row["decisions"]
-        return ReplayRecord(
-            replay_id=replay_id,
-            session_id=row["session_id"],
-            timestamp=from_us(row["ts_us"]),
-            env_id=row["env_id"],
-            episode=row["episode"],
-            timesteps=row["timesteps"],
-            summary=row["summary"],
-            content=row["content"],
-            decisions=json.loads(zlib.decompress(packed)) if packed else [],
-        )
-
     # Requests that may be repeated
 
     async def claim_key(self, key: str, fingerprint: str) -> str | None:
@@ -424,37 +267,8 @@ class Storage:
 
         Raises :class:`IdempotencyError` when the key came with another body or its first request is still at work.
         """
-        table = schema.idempotency
-        moment = now_us()
-        oldest = moment - timedelta(hours=IDEMPOTENCY_HOURS) // timedelta(microseconds=1)
-
-        async def job(connection: AsyncConnection) -> str | None:
-            await connection.execute(sa.delete(table).where(table.c.created_us < oldest))
-            row = (await connection.execute(sa.select(table).where(table.c.key == key))).mappings().first()
-            if row is None:
-                await connection.execute(
-                    sa.insert(table), {"key": key, "fingerprint": fingerprint, "created_us": moment}
-                )
-                return None
-            if row["fingerprint"] != fingerprint:
-                raise IdempotencyError("this Idempotency-Key was used with another body", running=False)
-            if row["session_id"] is None and row["created_us"] < moment - _STALE_US:
-                await connection.execute(sa.update(table).where(table.c.key == key).values(created_us=moment))
-                return None
-            if row["session_id"] is None:
-                raise IdempotencyError("the first request with this Idempotency-Key is still at work", running=True)
-            return str(row["session_id"])
-
-        return await self._writer.submit(job)
+        return await self._writer.submit(lambda connection: repeats.claim(connection, key, fingerprint))
 
     async def settle_key(self, key: str, session_id: str | None) -> None:
         """End a repeatable request: remember the session it made, or forget the key when it made none."""
-        table = schema.idempotency
-
-        async def job(connection: AsyncConnection) -> None:
-            if session_id is None:
-                await connection.execute(sa.delete(table).where(table.c.key == key))
-            else:
-                await connection.execute(sa.update(table).where(table.c.key == key).values(session_id=session_id))
-
-        await self._writer.submit(job)
+        await self._writer.submit(lambda connection: repeats.settle(connection, key, session_id))

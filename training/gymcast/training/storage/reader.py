@@ -1,0 +1,181 @@
+"""Reading back what is stored, on connections beside the writer's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from . import cursors, history, schema
+from .errors import NotFoundError, StorageUnavailableError
+from .history import HistoryRange
+from .ids import from_us
+from .records import Page, ReplayRecord, SessionRecord, stamp
+
+log = logging.getLogger(__name__)
+
+
+class Reader:
+    """The reading half of :class:`~gymcast.training.storage.Storage`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            log.error("a read failed: %s", error)
+            raise StorageUnavailableError("the database refused a read") from error
+
+    # Sessions
+
+    async def get_session(self, session_id: str) -> SessionRecord:
+        """One session. Raises :class:`NotFoundError`."""
+        async with self._read() as connection:
+            found = await connection.execute(
+                sa.select(schema.sessions).where(schema.sessions.c.session_id == session_id)
+            )
+            row = found.mappings().first()
+        if row is None:
+            raise NotFoundError("session", session_id)
+        return SessionRecord.from_row(row)
+
+    async def list_sessions(
+        self, *, cursor: str | None = None, limit: int = 100, statuses: Sequence[str] | None = None
+    ) -> tuple[list[SessionRecord], str | None]:
+        """Sessions, newest first, and the next cursor; only those in ``statuses`` when given."""
+        table = schema.sessions
+        query = sa.select(table).order_by(table.c.session_id.desc()).limit(limit + 1)
+        if cursor is not None:
+            (last,) = cursors.decode("sessions", cursor, (str,))
+            query = query.where(table.c.session_id < last)
+        if statuses is not None:
+            query = query.where(table.c.status.in_(statuses))
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        records = [SessionRecord.from_row(row) for row in rows[:limit]]
+        return records, cursors.encode("sessions", records[-1].session_id) if len(rows) > limit else None
+
+    async def count_sessions(self, statuses: Sequence[str]) -> int:
+        """How many sessions are in one of ``statuses``."""
+        async with self._read() as connection:
+            found = await connection.scalar(
+                sa.select(sa.func.count()).select_from(schema.sessions).where(schema.sessions.c.status.in_(statuses))
+            )
+        return found or 0
+
+    async def transitions(self, session_id: str) -> list[dict[str, Any]]:
+        """Every change of status, oldest first: ``{timestamp, from_status, to_status, reason}``."""
+        table = schema.transitions
+        async with self._read() as connection:
+            found = await connection.execute(
+                sa.select(table).where(table.c.session_id == session_id).order_by(table.c.id)
+            )
+            return [stamp(row, drop=("id", "session_id")) for row in found.mappings()]
+
+    # Reading back
+
+    async def history_raw(
+        self, session_id: str, wanted: HistoryRange, *, limit: int = 1000, cursor: str | None = None
+    ) -> Page:
+        """Readings as they were sent, oldest first."""
+        async with self._read() as connection:
+            return await history.raw_page(connection, session_id, wanted, limit, cursor)
+
+    async def history(
+        self,
+        session_id: str,
+        wanted: HistoryRange,
+        *,
+        points: int,
+        metrics: Sequence[str] | None = None,
+        max_raw_rows: int = 10_000,
+    ) -> list[dict[str, Any]]:
+        """At most ``points`` buckets with min, max, mean and count of each metric; see :func:`.history.buckets`."""
+        names = None if metrics is None else frozenset(metrics)
+        async with self._read() as connection:
+            return await history.buckets(connection, session_id, wanted, points, names, max_raw_rows)
+
+    async def count_readings(self, session_id: str, wanted: HistoryRange) -> int:
+        """Raw readings in the range."""
+        async with self._read() as connection:
+            return await history.count_readings(connection, session_id, wanted)
+
+    async def graphs(self, session_id: str, wanted: HistoryRange | None = None) -> list[dict[str, Any]]:
+        """Every graph of a session in the form of ``PerformanceGraphData``."""
+        async with self._read() as connection:
+            return await history.graph_list(connection, session_id, wanted or HistoryRange())
+
+    async def decisions(
+        self, session_id: str, wanted: HistoryRange | None = None, *, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """The newest decisions, oldest first."""
+        async with self._read() as connection:
+            return await history.decision_list(connection, session_id, wanted or HistoryRange(), limit)
+
+    async def last_metrics(self, session_id: str) -> dict[str, Any] | None:
+        """The newest reading."""
+        table = schema.metrics
+        query = sa.select(table.c.data).where(table.c.session_id == session_id)
+        async with self._read() as connection:
+            found: dict[str, Any] | None = await connection.scalar(
+                query.order_by(table.c.ts_us.desc(), table.c.id.desc()).limit(1)
+            )
+        return found
+
+    async def checkpoints(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """Checkpoints, newest first."""
+        return await self._newest_first(schema.checkpoints, "checkpoints", session_id, cursor, limit)
+
+    async def evaluations(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """Evaluations, newest first."""
+        return await self._newest_first(schema.evaluations, "evaluations", session_id, cursor, limit)
+
+    async def replays(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """Replays without their content, newest first."""
+        return await self._newest_first(
+            schema.replays, "replays", session_id, cursor, limit, drop=("content", "decisions")
+        )
+
+    async def _newest_first(
+        self, table: sa.Table, kind: str, session_id: str, cursor: str | None, limit: int, drop: tuple[str, ...] = ()
+    ) -> Page:
+        columns = [column for column in table.c if column.name not in drop]
+        query = sa.select(*columns).where(table.c.session_id == session_id).order_by(table.c.id.desc())
+        if cursor is not None:
+            (last,) = cursors.decode(kind, cursor, (int,))
+            query = query.where(table.c.id < last)
+        async with self._read() as connection:
+            rows = (await connection.execute(query.limit(limit + 1))).mappings().all()
+        following = cursors.encode(kind, rows[limit - 1]["id"]) if len(rows) > limit else None
+        return Page([stamp(row, drop=("id",)) for row in rows[:limit]], following)
+
+    async def replay(self, replay_id: str) -> ReplayRecord:
+        """One stored episode with its content. Raises :class:`NotFoundError`."""
+        table = schema.replays
+        async with self._read() as connection:
+            row = (await connection.execute(sa.select(table).where(table.c.replay_id == replay_id))).mappings().first()
+        if row is None:
+            raise NotFoundError("replay", replay_id)
+        packed = row["decisions"]
+        return ReplayRecord(
+            replay_id=replay_id,
+            session_id=row["session_id"],
+            timestamp=from_us(row["ts_us"]),
+            env_id=row["env_id"],
+            episode=row["episode"],
+            timesteps=row["timesteps"],
+            summary=row["summary"],
+            content=row["content"],
+            decisions=json.loads(zlib.decompress(packed)) if packed else [],
+        )
