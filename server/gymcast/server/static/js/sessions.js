@@ -5,7 +5,7 @@ import { byId, clearNotice, make, notice, setText } from "./dom.js";
 import { ago, moment, percent, short, words } from "./format.js";
 import { sessionHash } from "./router.js";
 
-const POLL_MS = 4000;
+const POLL_MS = 2500;
 
 const TONES = {
   running: "live",
