@@ -60,6 +60,8 @@ def failures_explained(runs_dir: Path) -> Iterator[None]:
         raise UserError(f"the database of {runs_dir}/ cannot be used: {error}", EXIT_FAILED) from None
     except ServerConfigError as error:
         raise UserError(describe_settings(error)) from None
+    except BrokenPipeError:
+        raise  # the reader of the output has gone, which is no fault of the machine
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         raise UserError(f"the system refuses: {place}{error.strerror or error}", EXIT_FAILED) from None

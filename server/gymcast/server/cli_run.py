@@ -80,6 +80,7 @@ async def _train(
         display.finish()
     finally:
         unlisten()
+        display.close()
     if stops.count:
         return stops.exit_code
     if view.refused:

@@ -39,7 +39,10 @@ class Display(Protocol):
         """Show one line that stays."""
 
     def finish(self) -> None:
-        """Show the summary and end."""
+        """Show the summary."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was found; may be called at any time, and twice."""
 
 
 def make_display(kind: str) -> Display:
@@ -87,11 +90,15 @@ class LiveDisplay:
 
     def finish(self) -> None:
         """Take the panel away and print the summary."""
-        if self._live is not None:
-            self._live.stop()
+        self.close()
         if self._view is not None:
             self.update()
             print_summary(self.console, self._view)
+
+    def close(self) -> None:
+        """Take the panel away and show the cursor again."""
+        if self._live is not None:
+            self._live.stop()
 
 
 class PlainDisplay:
@@ -143,6 +150,9 @@ class PlainDisplay:
             print_summary(self.console, self._view)
             self._flush()
 
+    def close(self) -> None:
+        """Nothing to put back."""
+
     def _flush(self) -> None:
         self.console.file.flush()
 
@@ -187,6 +197,9 @@ class JsonDisplay:
         if self._view is not None:
             self.update()
             self._print("summary", self._view.summary())
+
+    def close(self) -> None:
+        """Nothing to put back."""
 
     def _print(self, event: str, fields: dict[str, Any]) -> None:
         print(json.dumps({"event": event, **fields}), file=sys.stdout, flush=True)
