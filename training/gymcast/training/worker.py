@@ -20,6 +20,7 @@ from gymcast.training.events import ErrorData, TrainingStatusData
 from gymcast.training.signals import StopSignals
 
 FLUSH_SECONDS = 10.0
+AWAY_FLUSH_SECONDS = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spool_dir=options.run_dir / "spool",
         token=os.environ.get("GYMCAST_WORKER_TOKEN"),
     )
-    try:
-        with StopSignals() as signals:
+    with StopSignals() as signals:
+        try:
             return _train(options.run_dir, sink, options.resume, signals)
-    finally:
-        sink.close(FLUSH_SECONDS)
+        finally:
+            sink.close(FLUSH_SECONDS if sink.connected else AWAY_FLUSH_SECONDS)
 
 
 def _train(run_dir: Path, sink: EventSink, resume: bool, signals: StopSignals) -> int:
