@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -90,15 +91,25 @@ def test_a_second_ctrl_c_ends_at_once(cli: Start, free_port: int) -> None:
     assert command.orphans() == []
 
 
-def test_a_killed_command_leaves_no_worker_and_a_checkpoint(cli: Start, free_port: int, tmp_path: Path) -> None:
+def test_a_killed_command_leaves_no_worker_and_can_be_resumed(cli: Start, free_port: int, tmp_path: Path) -> None:
     command = cli(*ENDLESS, "--port", str(free_port))
+    session = command.read_until(r"#/session/(\w+)")[1]
     command.read_until(r"training 0%.*samples/s", 90)
     command.remember_children()
     command.process.kill()
     assert command.finish() == -signal.SIGKILL
     # The kernel tells the worker, which still writes its checkpoint.
     assert command.orphans(30) == []
-    assert checkpoints(tmp_path)
+    (before,) = checkpoints(tmp_path)
+    # The next command learns from the run's folder how it ended, and goes on in the same session.
+    resumed = cli(
+        "train", "--resume", "latest", "--total-timesteps", "256", "--evaluation-games", "0", "--port", str(free_port),
+        "--json",
+    )  # fmt: skip
+    assert resumed.finish() == 0, resumed.text
+    last = json.loads(resumed.text.splitlines()[-1])
+    assert (last["session_id"], last["status"]) == (session, "completed")
+    assert last["timesteps"] >= json.loads(before.read_text())["timesteps"] + 256
 
 
 def test_the_page_stays_up_until_ctrl_c_and_keeps_its_port(cli: Start, free_port: int) -> None:

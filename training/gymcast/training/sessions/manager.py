@@ -17,6 +17,7 @@ from gymcast.training.config import ResourceLimits, TrainingConfig
 from gymcast.training.storage import ACTIVE, TERMINAL, NotFoundError, SessionRecord, Storage, new_id
 from gymcast.training.storage.errors import StateError, StorageError
 
+from .leftovers import deliver_leftovers
 from .process import WorkerExit, WorkerProcess, creation_time, is_alive
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,11 @@ class SessionManager:
 
     async def _abandon(self, record: SessionRecord) -> None:
         run_dir = (record.resources or {}).get("run_dir")
+        if run_dir:
+            # The worker outlived its server: how it ended waits in its folder.
+            await deliver_leftovers(self.storage, record.session_id, Path(run_dir), with_status=True)
+            if (await self.storage.get_session(record.session_id)).status in TERMINAL:
+                return
         hint = f"; go on with: gymcast train --resume {run_dir}" if run_dir else ""
         with contextlib.suppress(StateError, NotFoundError):  # another process has settled it meanwhile
             await self.storage.update_session(
@@ -153,6 +159,7 @@ class SessionManager:
             "server_created": creation_time(os.getpid()),
         }
         if known is not None:
+            await deliver_leftovers(self.storage, session_id, folder, with_status=False)
             record = await self.storage.update_session(
                 session_id, reopen=True, status="queued", config=_public(config), resources=resources, priority=priority
             )
