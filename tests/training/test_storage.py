@@ -234,13 +234,7 @@ async def test_a_locked_database_is_told_and_recovers(
     storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     session_id = await external(storage)
-    async with storage._engine.connect() as connection:  # a short wait, so that the test does not take five seconds
-        await connection.exec_driver_sql("SELECT 1")
-    await storage._connection.exec_driver_sql("SELECT 1")
-    await storage._connection.rollback()
-    raw = await storage._connection.get_raw_connection()
-    assert raw.driver_connection is not None
-    await raw.driver_connection.execute("PRAGMA busy_timeout = 50")
+    await _pragma(storage, "busy_timeout = 50")  # a short wait instead of five seconds
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StorageUnavailableError):
@@ -403,15 +397,15 @@ async def test_urls_that_cannot_be_used_say_what_can(url: str, text: str) -> Non
 
 async def test_a_disk_that_is_full_is_told(storage: Storage, tmp_path: Path) -> None:
     session_id = await external(storage)
-    await storage._connection.exec_driver_sql("SELECT 1")
-    await storage._connection.rollback()
-    raw = await storage._connection.get_raw_connection()
-    assert raw.driver_connection is not None
-    cursor = await raw.driver_connection.execute("PRAGMA page_count")
-    (pages,) = await cursor.fetchone()
-    await raw.driver_connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = await _pragma(storage, "page_count")
+    await _pragma(storage, f"max_page_count = {pages}")
     big = [reading(n, n, extra={f"{'x' * 100}{k}": 1.0 for k in range(32)}) for n in range(400)]
     with pytest.raises(StorageUnavailableError):
         await storage.add_data(session_id, big)
-    await raw.driver_connection.execute("PRAGMA max_page_count = 1000000")
+    await _pragma(storage, "max_page_count = 1000000")
     assert (await storage.add_data(session_id, big)).accepted == 400
+
+
+async def _pragma(storage: Storage, text: str) -> Any:
+    """Run a PRAGMA on the writer's connection: the only way to a full disk or a short lock without root."""
+    return await storage._database.write(lambda connection: connection.exec_driver_sql(f"PRAGMA {text}").scalar())

@@ -1,10 +1,12 @@
-"""Opening a database: URL, connection settings, migrations."""
+"""The database: URL, threads, connection settings, migrations."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -12,7 +14,6 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .errors import StorageUnavailableError
 
@@ -22,43 +23,90 @@ WRITER_OPTION: Final = "gymcast_writer"
 _BUSY_TIMEOUT_MS: Final = 5_000
 _READERS: Final = 4
 
+T = TypeVar("T")
+
+
+class Database:
+    """A SQLite file: one thread that writes, a few that read.
+
+    A transaction is a plain function of a connection and runs in its thread from beginning to end, so its statements
+    cost no turn of the event loop each. A server-based database takes the same functions through ``run_sync``.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = database_url(url)
+        self._engine = sa.create_engine(
+            parsed, connect_args={"check_same_thread": False}, pool_size=_READERS + 1, max_overflow=0
+        )
+        sa.event.listen(self._engine, "connect", _configure_sqlite)
+        sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._writer = ThreadPoolExecutor(1, "gymcast-storage-writer")
+        self._readers = ThreadPoolExecutor(_READERS, "gymcast-storage-reader")
+        self._connection: sa.Connection | None = None
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date. Raises :class:`StorageUnavailableError`."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def write(self, job: Callable[[sa.Connection], T]) -> T:
+        """Run ``job`` in a transaction of its own on the writer's connection; commit, or roll back when it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, job)
+
+    async def read(self, query: Callable[[sa.Connection], T]) -> T:
+        """Run ``query`` on a consistent view of what is committed."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+
+    async def close(self) -> None:
+        """Close every connection; jobs at work end first."""
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _open(self) -> None:
+        path = Path(self._engine.url.database or "")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = self._engine.connect().execution_options(**{WRITER_OPTION: True})
+            migrate(self._connection)
+        except (SQLAlchemyError, OSError) as error:
+            raise StorageUnavailableError(f"the database {path} cannot be opened: {error}") from error
+
+    def _write(self, job: Callable[[sa.Connection], T]) -> T:
+        assert self._connection is not None
+        with self._connection.begin():
+            return job(self._connection)
+
+    def _read(self, query: Callable[[sa.Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return query(connection)
+
+    def _close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
+
 
 def database_url(text: str) -> URL:
-    """The URL with the async driver gymcast uses; ``StorageUnavailableError`` for what it cannot open."""
+    """The URL of a SQLite file; ``StorageUnavailableError`` for what cannot be opened."""
     try:
         url = make_url(text)
     except ArgumentError:
         raise StorageUnavailableError(
             "the database URL is not one SQLAlchemy can read; use a form such as sqlite:///data/training_metrics.db"
         ) from None
-    backend = url.get_backend_name()
-    if backend == "sqlite":
-        if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-            raise StorageUnavailableError(
-                "an in-memory SQLite database cannot be shared by a writer and readers; name a file:"
-                " sqlite:///data/x.db"
-            )
-        return url.set(drivername="sqlite+aiosqlite")
-    if backend in ("postgresql", "postgres"):
-        if find_spec("asyncpg") is None:
-            raise StorageUnavailableError("PostgreSQL needs the package asyncpg: pip install asyncpg")
-        return url.set(drivername="postgresql+asyncpg")
-    raise StorageUnavailableError(f"database {backend!r} is not supported; use sqlite:///... or postgresql://...")
-
-
-def create_engine(url: URL) -> AsyncEngine:
-    """An engine for :func:`database_url`'s result. For SQLite the file's folder is made."""
     if url.get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_size=_READERS + 1, pool_pre_ping=True)
-    assert url.database is not None
-    try:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageUnavailableError(f"cannot make the folder of {url.database}: {error}") from error
-    engine = create_async_engine(url, pool_size=_READERS + 1, max_overflow=0)
-    sa.event.listen(engine.sync_engine, "connect", _configure_sqlite)
-    sa.event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
+        raise StorageUnavailableError(
+            f"database {url.get_backend_name()!r} is not supported by this version; use sqlite:///data/x.db"
+        )
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise StorageUnavailableError(
+            "an in-memory SQLite database cannot be shared by a writer and readers; name a file: sqlite:///data/x.db"
+        )
+    return url.set(drivername="sqlite")
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -81,20 +129,15 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
 
 
-async def migrate(connection: AsyncConnection) -> None:
-    """Bring the schema up to this version of gymcast, in one transaction.
-
-    ``StorageUnavailableError`` when it cannot.
-    """
+def migrate(connection: sa.Connection) -> None:
+    """Bring the schema up to this version of gymcast, in one transaction."""
     try:
-        async with connection.begin():
-            await connection.run_sync(_upgrade)
+        with connection.begin():
+            _upgrade(connection)
     except CommandError as error:
         raise StorageUnavailableError(
             f"the database was written by another version of gymcast ({error}); update gymcast or use another file"
         ) from error
-    except SQLAlchemyError as error:
-        raise StorageUnavailableError(f"the database cannot be brought up to date: {error}") from error
 
 
 def _upgrade(connection: sa.Connection) -> None:

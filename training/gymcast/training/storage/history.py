@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from . import cursors
 from .ids import rfc3339
@@ -43,24 +41,20 @@ class HistoryRange:
         return found
 
 
-async def count_readings(connection: AsyncConnection, session_id: str, wanted: HistoryRange) -> int:
+def count_readings(connection: sa.Connection, session_id: str, wanted: HistoryRange) -> int:
     """Readings in the range."""
-    found = await connection.scalar(
-        sa.select(sa.func.count()).select_from(metrics).where(*wanted.conditions(session_id))
-    )
+    found = connection.scalar(sa.select(sa.func.count()).select_from(metrics).where(*wanted.conditions(session_id)))
     return found or 0
 
 
-async def raw_page(
-    connection: AsyncConnection, session_id: str, wanted: HistoryRange, limit: int, cursor: str | None
-) -> Page:
+def raw_page(connection: sa.Connection, session_id: str, wanted: HistoryRange, limit: int, cursor: str | None) -> Page:
     """Readings as they were sent, oldest first. Raises :class:`BadCursorError`."""
     conditions = wanted.conditions(session_id)
     if cursor is not None:
         ts_us, row_id = cursors.decode("history", cursor, (int, int))
         conditions.append(sa.tuple_(metrics.c.ts_us, metrics.c.id) > sa.tuple_(sa.literal(ts_us), sa.literal(row_id)))
     rows = (
-        await connection.execute(
+        connection.execute(
             sa.select(metrics.c.id, metrics.c.ts_us, metrics.c.data)
             .where(*conditions)
             .order_by(metrics.c.ts_us, metrics.c.id)
@@ -71,8 +65,8 @@ async def raw_page(
     return Page([row.data for row in rows[:limit]], following)
 
 
-async def buckets(
-    connection: AsyncConnection,
+def buckets(
+    connection: sa.Connection,
     session_id: str,
     wanted: HistoryRange,
     points: int,
@@ -86,7 +80,7 @@ async def buckets(
     takes in all of it.
     """
     first, last, rows = (
-        await connection.execute(
+        connection.execute(
             sa.select(sa.func.min(metrics.c.ts_us), sa.func.max(metrics.c.ts_us), sa.func.count()).where(
                 *wanted.conditions(session_id)
             )
@@ -98,14 +92,14 @@ async def buckets(
     span = last - first + 1
     if rows <= points or (span < points * finest and rows <= max_raw_rows):
         width = -(-span // points)
-        found = await connection.execute(
+        found = connection.execute(
             sa.select(metrics.c.ts_us, sa.type_coerce(metrics.c.data, sa.Text)).where(*wanted.conditions(session_id))
         )
-        return await asyncio.to_thread(_from_readings, found.all(), first, width, names)
+        return _from_readings(found.all(), first, width, names)
     width_s = max((width for width in WIDTHS_S if width * 1_000_000 * points <= span), default=WIDTHS_S[0])
     first_bucket, last_bucket = first // (width_s * 1_000_000), last // (width_s * 1_000_000)
     table = metric_rollups
-    found = await connection.execute(
+    found = connection.execute(
         sa.select(table.c.bucket, table.c.rows, sa.type_coerce(table.c.data, sa.Text)).where(
             table.c.session_id == session_id,
             table.c.width_s == width_s,
@@ -113,7 +107,7 @@ async def buckets(
         )
     )
     joined = -(-(last_bucket - first_bucket + 1) // points)
-    return await asyncio.to_thread(_from_rollups, found.all(), width_s, first_bucket, joined, names)
+    return _from_rollups(found.all(), width_s, first_bucket, joined, names)
 
 
 def _from_readings(
@@ -159,16 +153,14 @@ def _bucket(start_us: int, width: int, rows: int, sums: Sums) -> dict[str, Any]:
     }
 
 
-async def graph_list(connection: AsyncConnection, session_id: str, wanted: HistoryRange) -> list[dict[str, Any]]:
+def graph_list(connection: sa.Connection, session_id: str, wanted: HistoryRange) -> list[dict[str, Any]]:
     """Every graph of a session in the form of ``PerformanceGraphData``, with the points inside the range."""
     conditions: list[sa.ColumnElement[bool]] = [graph_points.c.session_id == session_id]
     if wanted.start_us is not None:
         conditions.append(graph_points.c.ts_us >= wanted.start_us)
     if wanted.end_us is not None:
         conditions.append(graph_points.c.ts_us <= wanted.end_us)
-    found = await connection.execute(
-        sa.select(graphs).where(graphs.c.session_id == session_id).order_by(graphs.c.graph_id)
-    )
+    found = connection.execute(sa.select(graphs).where(graphs.c.session_id == session_id).order_by(graphs.c.graph_id))
     answer = {
         row["graph_id"]: {
             "graph_id": row["graph_id"],
@@ -180,7 +172,7 @@ async def graph_list(connection: AsyncConnection, session_id: str, wanted: Histo
         }
         for row in found.mappings()
     }
-    points = await connection.execute(
+    points = connection.execute(
         sa.select(graph_points.c.graph_id, graph_points.c.metric, graph_points.c.ts_us, graph_points.c.value)
         .where(*conditions)
         .order_by(graph_points.c.graph_id, graph_points.c.metric, graph_points.c.ts_us)
@@ -191,16 +183,14 @@ async def graph_list(connection: AsyncConnection, session_id: str, wanted: Histo
     return list(answer.values())
 
 
-async def decision_list(
-    connection: AsyncConnection, session_id: str, wanted: HistoryRange, limit: int
-) -> list[dict[str, Any]]:
+def decision_list(connection: sa.Connection, session_id: str, wanted: HistoryRange, limit: int) -> list[dict[str, Any]]:
     """The newest ``limit`` decisions in the range, oldest first."""
     conditions: list[sa.ColumnElement[bool]] = [decisions.c.session_id == session_id]
     if wanted.start_us is not None:
         conditions.append(decisions.c.ts_us >= wanted.start_us)
     if wanted.end_us is not None:
         conditions.append(decisions.c.ts_us <= wanted.end_us)
-    found = await connection.scalars(
+    found = connection.scalars(
         sa.select(decisions.c.data).where(*conditions).order_by(decisions.c.id.desc()).limit(limit)
     )
     return list(found)[::-1]

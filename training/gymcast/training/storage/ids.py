@@ -44,5 +44,5 @@ def from_us(value: int) -> datetime:
 
 
 def rfc3339(value: int | None) -> str | None:
-    """RFC 3339 text in UTC, such as ``2026-01-02T03:04:05.678901Z``; ``None`` stays ``None``."""
-    return None if value is None else from_us(value).isoformat().replace("+00:00", "Z")
+    """RFC 3339 text in UTC, such as ``2026-01-02T03:04:05.678901Z``; texts sort as times. ``None`` stays ``None``."""
+    return None if value is None else from_us(value).isoformat(timespec="microseconds").replace("+00:00", "Z")

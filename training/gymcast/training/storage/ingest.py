@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gymcast.training.events import (
     BotDecisionData,
@@ -65,9 +64,9 @@ def decode_replay(data: ReplayData) -> bytes:
         raise ReplayContentError(f"replay {data.replay_id}: bytes_base64 is not base64") from None
 
 
-async def lock_session(connection: AsyncConnection, session_id: str) -> Row:
+def lock_session(connection: sa.Connection, session_id: str) -> Row:
     """The session's row, locked until the transaction ends. Raises :class:`NotFoundError`."""
-    found = await connection.execute(
+    found = connection.execute(
         sa.select(schema.sessions).where(schema.sessions.c.session_id == session_id).with_for_update()
     )
     row = found.mappings().first()
@@ -76,19 +75,19 @@ async def lock_session(connection: AsyncConnection, session_id: str) -> Row:
     return dict(row)
 
 
-async def ingest(connection: AsyncConnection, session_id: str, producer: str, events: Sequence[Event]) -> Ingested:
+def ingest(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> Ingested:
     """Store what is new of ``events`` in the running transaction."""
-    session = await lock_session(connection, session_id)
-    fresh = await _without_repeats(connection, session_id, producer, events)
+    session = lock_session(connection, session_id)
+    fresh = _without_repeats(connection, session_id, producer, events)
     by_type: dict[str, list[Event]] = defaultdict(list)
     for event in fresh:
         by_type[event.type].append(event)
     if fresh:
-        await _insert_events(connection, session_id, producer, fresh)
-        await _insert_typed(connection, session_id, by_type)
+        _insert_events(connection, session_id, producer, fresh)
+        _insert_typed(connection, session_id, by_type)
     changes, status_changed = _session_changes(session, fresh)
-    session |= await write_session(connection, session, {**changes, "seen_us": now_us()}, visible=bool(changes))
-    last = await connection.scalar(
+    session |= write_session(connection, session, {**changes, "seen_us": now_us()}, visible=bool(changes))
+    last = connection.scalar(
         sa.select(sa.func.max(schema.events.c.seq)).where(
             schema.events.c.session_id == session_id, schema.events.c.producer == producer
         )
@@ -102,9 +101,9 @@ async def ingest(connection: AsyncConnection, session_id: str, producer: str, ev
     return Ingested(receipt, Committed(session_id, SessionRecord.from_row(session), tuple(fresh), status_changed))
 
 
-async def next_seq(connection: AsyncConnection, session_id: str, producer: str) -> int:
+def next_seq(connection: sa.Connection, session_id: str, producer: str) -> int:
     """The first number that ``producer`` has not used."""
-    last = await connection.scalar(
+    last = connection.scalar(
         sa.select(sa.func.max(schema.events.c.seq)).where(
             schema.events.c.session_id == session_id, schema.events.c.producer == producer
         )
@@ -112,17 +111,17 @@ async def next_seq(connection: AsyncConnection, session_id: str, producer: str) 
     return (last or 0) + 1
 
 
-async def write_session(connection: AsyncConnection, session: Row, changes: Row, *, visible: bool) -> Row:
+def write_session(connection: sa.Connection, session: Row, changes: Row, *, visible: bool) -> Row:
     """Write ``changes``; visible ones count the version up, and a change of status is logged in ``transitions``."""
     moment = now_us()
     if visible:
         changes = {**changes, "version": session["version"] + 1, "updated_us": moment}
-    await connection.execute(
+    connection.execute(
         sa.update(schema.sessions).where(schema.sessions.c.session_id == session["session_id"]).values(changes)
     )
     status = changes.get("status", session["status"])
     if status != session["status"]:
-        await connection.execute(
+        connection.execute(
             sa.insert(schema.transitions),
             {
                 "session_id": session["session_id"],
@@ -148,13 +147,11 @@ def times_of_move(session: Row, status: str) -> Row:
     return changes
 
 
-async def _without_repeats(
-    connection: AsyncConnection, session_id: str, producer: str, events: Sequence[Event]
-) -> list[Event]:
+def _without_repeats(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> list[Event]:
     if not events:
         return []
     table = schema.events
-    stored = await connection.scalars(
+    stored = connection.scalars(
         sa.select(table.c.seq).where(
             table.c.session_id == session_id,
             table.c.producer == producer,
@@ -170,8 +167,8 @@ async def _without_repeats(
     return fresh
 
 
-async def _insert_events(connection: AsyncConnection, session_id: str, producer: str, events: Sequence[Event]) -> None:
-    await connection.execute(
+def _insert_events(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> None:
+    connection.execute(
         sa.insert(schema.events),
         [
             {
@@ -187,17 +184,17 @@ async def _insert_events(connection: AsyncConnection, session_id: str, producer:
     )
 
 
-async def _insert_typed(connection: AsyncConnection, session_id: str, by_type: dict[str, list[Event]]) -> None:
+def _insert_typed(connection: sa.Connection, session_id: str, by_type: dict[str, list[Event]]) -> None:
     if readings := by_type.get("training_metrics"):
-        await _insert_metrics(connection, session_id, readings)
+        _insert_metrics(connection, session_id, readings)
     if found := by_type.get("bot_decision"):
         rows = [
             {"session_id": session_id, "ts_us": to_us(data.timestamp), "data": data.to_json()}
             for data in _data(found, BotDecisionData)
         ]
-        await connection.execute(sa.insert(schema.decisions), rows)
+        connection.execute(sa.insert(schema.decisions), rows)
     for graph in _data(by_type.get("graph_update", ()), PerformanceGraphData):
-        await _merge_graph(connection, session_id, graph)
+        _merge_graph(connection, session_id, graph)
     for kind, model, table in (
         ("checkpoint", CheckpointData, schema.checkpoints),
         ("evaluation", EvaluationData, schema.evaluations),
@@ -207,9 +204,9 @@ async def _insert_typed(connection: AsyncConnection, session_id: str, by_type: d
                 {"session_id": session_id, "ts_us": to_us(event.ts), **_checked(event.data, model).model_dump()}
                 for event in found
             ]
-            await connection.execute(sa.insert(table), rows)
+            connection.execute(sa.insert(table), rows)
     for event in by_type.get("replay", ()):
-        await _insert_replay(connection, session_id, event)
+        _insert_replay(connection, session_id, event)
 
 
 def _checked(data: Message, model: type[M]) -> M:
@@ -218,7 +215,7 @@ def _checked(data: Message, model: type[M]) -> M:
     return data
 
 
-async def _insert_metrics(connection: AsyncConnection, session_id: str, events: Sequence[Event]) -> None:
+def _insert_metrics(connection: sa.Connection, session_id: str, events: Sequence[Event]) -> None:
     rows = []
     readings = []
     for data in _data(events, TrainingMetricsData):
@@ -226,25 +223,25 @@ async def _insert_metrics(connection: AsyncConnection, session_id: str, events: 
         ts_us = to_us(data.timestamp)
         rows.append({"session_id": session_id, "ts_us": ts_us, "episode": data.episode, "data": values})
         readings.append((ts_us, metric_values(values)))
-    await connection.execute(sa.insert(schema.metrics), rows)
-    await add_readings(connection, session_id, readings)
+    connection.execute(sa.insert(schema.metrics), rows)
+    add_readings(connection, session_id, readings)
 
 
-async def _merge_graph(connection: AsyncConnection, session_id: str, graph: PerformanceGraphData) -> None:
+def _merge_graph(connection: sa.Connection, session_id: str, graph: PerformanceGraphData) -> None:
     meta = schema.graphs
     points = schema.graph_points
     here = (meta.c.session_id == session_id, meta.c.graph_id == graph.graph_id)
     values = graph.model_dump(include={"title", "y_label", "metrics", "max_points"})
-    updated = await connection.execute(sa.update(meta).where(*here).values(values))
+    updated = connection.execute(sa.update(meta).where(*here).values(values))
     if not updated.rowcount:
-        await connection.execute(sa.insert(meta), {"session_id": session_id, "graph_id": graph.graph_id, **values})
+        connection.execute(sa.insert(meta), {"session_id": session_id, "graph_id": graph.graph_id, **values})
     for metric, sent in graph.data_points.items():
         curve = (points.c.session_id == session_id, points.c.graph_id == graph.graph_id, points.c.metric == metric)
         latest = {to_us(point.timestamp): point.value for point in sent}
         if not latest:
             continue
-        await connection.execute(sa.delete(points).where(*curve, points.c.ts_us.in_(latest)))
-        await connection.execute(
+        connection.execute(sa.delete(points).where(*curve, points.c.ts_us.in_(latest)))
+        connection.execute(
             sa.insert(points),
             [
                 {"session_id": session_id, "graph_id": graph.graph_id, "metric": metric, "ts_us": ts_us, "value": value}
@@ -258,19 +255,19 @@ async def _merge_graph(connection: AsyncConnection, session_id: str, graph: Perf
             .offset(graph.max_points - 1)
             .limit(1)
         )
-        await connection.execute(sa.delete(points).where(*curve, points.c.ts_us < oldest_kept.scalar_subquery()))
+        connection.execute(sa.delete(points).where(*curve, points.c.ts_us < oldest_kept.scalar_subquery()))
 
 
-async def _insert_replay(connection: AsyncConnection, session_id: str, event: Event) -> None:
+def _insert_replay(connection: sa.Connection, session_id: str, event: Event) -> None:
     table = schema.replays
     data = _checked(event.data, ReplayData)
-    owner = await connection.scalar(sa.select(table.c.session_id).where(table.c.replay_id == data.replay_id))
+    owner = connection.scalar(sa.select(table.c.session_id).where(table.c.replay_id == data.replay_id))
     if owner == session_id:
         return  # a producer that restarted with new numbers sends the same episode once more
     if owner is not None:
         raise DuplicateIdError(f"replay id {data.replay_id!r} is taken by another session")
     decisions = json.dumps([decision.to_json() for decision in data.decisions], separators=(",", ":"))
-    await connection.execute(
+    connection.execute(
         sa.insert(table),
         {
             "replay_id": data.replay_id,

@@ -1,19 +1,18 @@
-"""Reading back what is stored, on connections beside the writer's."""
+"""Reading back what is stored, in threads beside the writer's."""
 
 from __future__ import annotations
 
 import json
 import logging
 import zlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from . import cursors, history, schema
+from .engine import Database
 from .errors import NotFoundError, StorageUnavailableError
 from .history import HistoryRange
 from .ids import from_us
@@ -21,34 +20,33 @@ from .records import Page, ReplayRecord, SessionRecord, stamp
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class Reader:
     """The reading half of :class:`~gymcast.training.storage.Storage`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
+    async def _read(self, query: Callable[[sa.Connection], T]) -> T:
         try:
-            async with self._engine.connect() as connection:
-                yield connection
+            return await self._database.read(query)
         except SQLAlchemyError as error:
             log.error("a read failed: %s", error)
             raise StorageUnavailableError("the database refused a read") from error
+
+    async def _rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+        return await self._read(lambda connection: connection.execute(query).mappings().all())
 
     # Sessions
 
     async def get_session(self, session_id: str) -> SessionRecord:
         """One session. Raises :class:`NotFoundError`."""
-        async with self._read() as connection:
-            found = await connection.execute(
-                sa.select(schema.sessions).where(schema.sessions.c.session_id == session_id)
-            )
-            row = found.mappings().first()
-        if row is None:
+        rows = await self._rows(sa.select(schema.sessions).where(schema.sessions.c.session_id == session_id))
+        if not rows:
             raise NotFoundError("session", session_id)
-        return SessionRecord.from_row(row)
+        return SessionRecord.from_row(rows[0])
 
     async def list_sessions(
         self, *, cursor: str | None = None, limit: int = 100, statuses: Sequence[str] | None = None
@@ -61,27 +59,20 @@ class Reader:
             query = query.where(table.c.session_id < last)
         if statuses is not None:
             query = query.where(table.c.status.in_(statuses))
-        async with self._read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = await self._rows(query)
         records = [SessionRecord.from_row(row) for row in rows[:limit]]
         return records, cursors.encode("sessions", records[-1].session_id) if len(rows) > limit else None
 
     async def count_sessions(self, statuses: Sequence[str]) -> int:
         """How many sessions are in one of ``statuses``."""
-        async with self._read() as connection:
-            found = await connection.scalar(
-                sa.select(sa.func.count()).select_from(schema.sessions).where(schema.sessions.c.status.in_(statuses))
-            )
-        return found or 0
+        query = sa.select(sa.func.count()).select_from(schema.sessions).where(schema.sessions.c.status.in_(statuses))
+        return await self._read(lambda connection: connection.execute(query).scalar_one())
 
     async def transitions(self, session_id: str) -> list[dict[str, Any]]:
         """Every change of status, oldest first: ``{timestamp, from_status, to_status, reason}``."""
         table = schema.transitions
-        async with self._read() as connection:
-            found = await connection.execute(
-                sa.select(table).where(table.c.session_id == session_id).order_by(table.c.id)
-            )
-            return [stamp(row, drop=("id", "session_id")) for row in found.mappings()]
+        rows = await self._rows(sa.select(table).where(table.c.session_id == session_id).order_by(table.c.id))
+        return [stamp(row, drop=("id", "session_id")) for row in rows]
 
     # Reading back
 
@@ -89,8 +80,7 @@ class Reader:
         self, session_id: str, wanted: HistoryRange, *, limit: int = 1000, cursor: str | None = None
     ) -> Page:
         """Readings as they were sent, oldest first."""
-        async with self._read() as connection:
-            return await history.raw_page(connection, session_id, wanted, limit, cursor)
+        return await self._read(lambda connection: history.raw_page(connection, session_id, wanted, limit, cursor))
 
     async def history(
         self,
@@ -103,35 +93,32 @@ class Reader:
     ) -> list[dict[str, Any]]:
         """At most ``points`` buckets with min, max, mean and count of each metric; see :func:`.history.buckets`."""
         names = None if metrics is None else frozenset(metrics)
-        async with self._read() as connection:
-            return await history.buckets(connection, session_id, wanted, points, names, max_raw_rows)
+        return await self._read(
+            lambda connection: history.buckets(connection, session_id, wanted, points, names, max_raw_rows)
+        )
 
     async def count_readings(self, session_id: str, wanted: HistoryRange) -> int:
         """Raw readings in the range."""
-        async with self._read() as connection:
-            return await history.count_readings(connection, session_id, wanted)
+        return await self._read(lambda connection: history.count_readings(connection, session_id, wanted))
 
     async def graphs(self, session_id: str, wanted: HistoryRange | None = None) -> list[dict[str, Any]]:
         """Every graph of a session in the form of ``PerformanceGraphData``."""
-        async with self._read() as connection:
-            return await history.graph_list(connection, session_id, wanted or HistoryRange())
+        return await self._read(lambda connection: history.graph_list(connection, session_id, wanted or HistoryRange()))
 
     async def decisions(
         self, session_id: str, wanted: HistoryRange | None = None, *, limit: int = 100
     ) -> list[dict[str, Any]]:
         """The newest decisions, oldest first."""
-        async with self._read() as connection:
-            return await history.decision_list(connection, session_id, wanted or HistoryRange(), limit)
+        return await self._read(
+            lambda connection: history.decision_list(connection, session_id, wanted or HistoryRange(), limit)
+        )
 
     async def last_metrics(self, session_id: str) -> dict[str, Any] | None:
         """The newest reading."""
         table = schema.metrics
         query = sa.select(table.c.data).where(table.c.session_id == session_id)
-        async with self._read() as connection:
-            found: dict[str, Any] | None = await connection.scalar(
-                query.order_by(table.c.ts_us.desc(), table.c.id.desc()).limit(1)
-            )
-        return found
+        rows = await self._rows(query.order_by(table.c.ts_us.desc(), table.c.id.desc()).limit(1))
+        return rows[0]["data"] if rows else None
 
     async def checkpoints(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
         """Checkpoints, newest first."""
@@ -155,18 +142,17 @@ class Reader:
         if cursor is not None:
             (last,) = cursors.decode(kind, cursor, (int,))
             query = query.where(table.c.id < last)
-        async with self._read() as connection:
-            rows = (await connection.execute(query.limit(limit + 1))).mappings().all()
+        rows = await self._rows(query.limit(limit + 1))
         following = cursors.encode(kind, rows[limit - 1]["id"]) if len(rows) > limit else None
         return Page([stamp(row, drop=("id",)) for row in rows[:limit]], following)
 
     async def replay(self, replay_id: str) -> ReplayRecord:
         """One stored episode with its content. Raises :class:`NotFoundError`."""
         table = schema.replays
-        async with self._read() as connection:
-            row = (await connection.execute(sa.select(table).where(table.c.replay_id == replay_id))).mappings().first()
-        if row is None:
+        rows = await self._rows(sa.select(table).where(table.c.replay_id == replay_id))
+        if not rows:
             raise NotFoundError("replay", replay_id)
+        row = rows[0]
         packed = row["decisions"]
         return ReplayRecord(
             replay_id=replay_id,

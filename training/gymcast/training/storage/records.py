@@ -108,7 +108,7 @@ TIME_COLUMNS = {
 
 
 def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+    return None if moment is None else moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class SessionChanges(TypedDict, total=False):

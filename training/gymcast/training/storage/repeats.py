@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .errors import IdempotencyError
 from .ids import now_us
@@ -17,29 +16,29 @@ KEPT: Final = timedelta(hours=24)
 STALE: Final = timedelta(seconds=60)
 
 
-async def claim(connection: AsyncConnection, key: str, fingerprint: str) -> str | None:
+def claim(connection: sa.Connection, key: str, fingerprint: str) -> str | None:
     """``None`` for a new key, or the session the first request made. Raises :class:`IdempotencyError`."""
     moment = now_us()
     table = idempotency
-    await connection.execute(sa.delete(table).where(table.c.created_us < moment - KEPT // timedelta(microseconds=1)))
-    row = (await connection.execute(sa.select(table).where(table.c.key == key))).mappings().first()
+    connection.execute(sa.delete(table).where(table.c.created_us < moment - KEPT // timedelta(microseconds=1)))
+    row = (connection.execute(sa.select(table).where(table.c.key == key))).mappings().first()
     if row is None:
-        await connection.execute(sa.insert(table), {"key": key, "fingerprint": fingerprint, "created_us": moment})
+        connection.execute(sa.insert(table), {"key": key, "fingerprint": fingerprint, "created_us": moment})
         return None
     if row["fingerprint"] != fingerprint:
         raise IdempotencyError("this Idempotency-Key was used with another body", running=False)
     if row["session_id"] is not None:
         return str(row["session_id"])
     if row["created_us"] < moment - STALE // timedelta(microseconds=1):
-        await connection.execute(sa.update(table).where(table.c.key == key).values(created_us=moment))
+        connection.execute(sa.update(table).where(table.c.key == key).values(created_us=moment))
         return None
     raise IdempotencyError("the first request with this Idempotency-Key is still at work", running=True)
 
 
-async def settle(connection: AsyncConnection, key: str, session_id: str | None) -> None:
+def settle(connection: sa.Connection, key: str, session_id: str | None) -> None:
     """Remember the session a request made, or forget the key when it made none."""
     table = idempotency
     if session_id is None:
-        await connection.execute(sa.delete(table).where(table.c.key == key))
+        connection.execute(sa.delete(table).where(table.c.key == key))
     else:
-        await connection.execute(sa.update(table).where(table.c.key == key).values(session_id=session_id))
+        connection.execute(sa.update(table).where(table.c.key == key).values(session_id=session_id))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from .schema import metric_rollups
 
@@ -59,8 +58,8 @@ def metric_values(data: Mapping[str, Any]) -> dict[str, float]:
     return values
 
 
-async def add_readings(
-    connection: AsyncConnection, session_id: str, readings: Iterable[tuple[int, Mapping[str, float]]]
+def add_readings(
+    connection: sa.Connection, session_id: str, readings: Iterable[tuple[int, Mapping[str, float]]]
 ) -> None:
     """Count ``(ts_us, values)`` readings into every level. The caller holds the session's row lock."""
     finest: dict[int, tuple[int, Sums]] = {}
@@ -79,15 +78,15 @@ async def add_readings(
             add_sums(held, sums)
             level[bucket // factor] = (held_rows + rows, held)
         fresh |= {(width, bucket): held for bucket, held in level.items()}
-    await _merge(connection, session_id, fresh)
+    _merge(connection, session_id, fresh)
 
 
-async def _merge(connection: AsyncConnection, session_id: str, fresh: dict[tuple[int, int], tuple[int, Sums]]) -> None:
+def _merge(connection: sa.Connection, session_id: str, fresh: dict[tuple[int, int], tuple[int, Sums]]) -> None:
     table = metric_rollups
     wanted: dict[int, list[int]] = defaultdict(list)
     for width, bucket in fresh:
         wanted[width].append(bucket)
-    stored = await connection.execute(
+    stored = connection.execute(
         sa.select(table.c.width_s, table.c.bucket, table.c.rows, table.c.data).where(
             table.c.session_id == session_id,
             sa.or_(*(sa.and_(table.c.width_s == width, table.c.bucket.in_(some)) for width, some in wanted.items())),
@@ -99,7 +98,7 @@ async def _merge(connection: AsyncConnection, session_id: str, fresh: dict[tuple
         add_sums(data, sums)
         changed.append({"b_width": width, "b_bucket": bucket, "rows": rows + new_rows, "data": data})
     if changed:
-        await connection.execute(
+        connection.execute(
             sa.update(table).where(
                 table.c.session_id == session_id,
                 table.c.width_s == sa.bindparam("b_width"),
@@ -108,7 +107,7 @@ async def _merge(connection: AsyncConnection, session_id: str, fresh: dict[tuple
             changed,
         )
     if fresh:
-        await connection.execute(
+        connection.execute(
             sa.insert(table),
             [
                 {"session_id": session_id, "width_s": width, "bucket": bucket, "rows": rows, "data": sums}

@@ -9,14 +9,12 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gymcast.training.events import Event, EventReceipt, Message, event_type_of, utc_now
 
 from . import repeats, schema
-from .engine import WRITER_OPTION, create_engine, database_url, migrate
-from .errors import StorageUnavailableError, VersionConflictError
+from .engine import Database
+from .errors import VersionConflictError
 from .ids import new_id, now_us, to_us
 from .ingest import Ingested, ingest, lock_session, next_seq, times_of_move, write_session
 from .reader import Reader
@@ -56,37 +54,22 @@ class Storage(Reader):
     Methods raise the errors of :mod:`gymcast.training.storage.errors` and no other.
     """
 
-    def __init__(self, engine: AsyncEngine, connection: AsyncConnection) -> None:
-        super().__init__(engine)
-        self._connection = connection
-        self._writer = Writer(connection)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._writer = Writer(database)
         self._listeners: list[Listener] = []
 
     @classmethod
     async def open(cls, url: str) -> Self:
         """Open (and, if need be, create or migrate) the database at ``url``, such as ``sqlite:///data/metrics.db``."""
-        engine = create_engine(database_url(url))
-        try:
-            connection = await engine.connect()
-            connection = await connection.execution_options(**{WRITER_OPTION: True})
-            try:
-                await migrate(connection)
-            except BaseException:
-                await connection.close()
-                raise
-        except (SQLAlchemyError, OSError) as error:
-            await engine.dispose()
-            raise StorageUnavailableError(f"the database cannot be opened: {error}") from error
-        except BaseException:
-            await engine.dispose()
-            raise
-        return cls(engine, connection)
+        database = Database(url)
+        await database.open()
+        return cls(database)
 
     async def close(self) -> None:
         """Commit what is waiting and close every connection."""
         await self._writer.close()
-        await self._connection.close()
-        await self._engine.dispose()
+        await self._database.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,9 +136,9 @@ class Storage(Reader):
             **given,
         }
 
-        async def job(connection: AsyncConnection) -> SessionRecord:
-            await connection.execute(sa.insert(schema.sessions), row)
-            await connection.execute(
+        def job(connection: sa.Connection) -> SessionRecord:
+            connection.execute(sa.insert(schema.sessions), row)
+            connection.execute(
                 sa.insert(schema.transitions), {"session_id": session_id, "ts_us": moment, "to_status": status}
             )
             return SessionRecord.from_row(row)
@@ -184,8 +167,8 @@ class Storage(Reader):
             for name, value in changes.items()
         }
 
-        async def job(connection: AsyncConnection) -> tuple[SessionRecord, bool]:
-            session = await lock_session(connection, session_id)
+        def job(connection: sa.Connection) -> tuple[SessionRecord, bool]:
+            session = lock_session(connection, session_id)
             if expected_version is not None and session["version"] != expected_version:
                 raise VersionConflictError(expected_version, session["version"])
             if allowed_from is not None and session["status"] not in allowed_from:
@@ -200,7 +183,7 @@ class Storage(Reader):
                 wanted = {**times_of_move({**session, **wanted}, status), **wanted}
             wanted = {name: value for name, value in wanted.items() if session[name] != value}
             if wanted:
-                session |= await write_session(connection, session, wanted, visible=True)
+                session |= write_session(connection, session, wanted, visible=True)
             return SessionRecord.from_row(session), bool(wanted)
 
         def after(result: tuple[SessionRecord, bool]) -> None:
@@ -216,11 +199,11 @@ class Storage(Reader):
         Raises :class:`NotFoundError`, :class:`VersionConflictError`.
         """
 
-        async def job(connection: AsyncConnection) -> None:
-            session = await lock_session(connection, session_id)
+        def job(connection: sa.Connection) -> None:
+            session = lock_session(connection, session_id)
             if expected_version is not None and session["version"] != expected_version:
                 raise VersionConflictError(expected_version, session["version"])
-            await connection.execute(sa.delete(schema.sessions).where(schema.sessions.c.session_id == session_id))
+            connection.execute(sa.delete(schema.sessions).where(schema.sessions.c.session_id == session_id))
 
         await self._writer.submit(job, after=lambda _none: self._tell(Committed(session_id, None)))
 
@@ -232,8 +215,8 @@ class Storage(Reader):
         Empty: a heartbeat.
         """
 
-        async def job(connection: AsyncConnection) -> Ingested:
-            return await ingest(connection, session_id, producer, events)
+        def job(connection: sa.Connection) -> Ingested:
+            return ingest(connection, session_id, producer, events)
 
         return await self._submit_events(job, len(events))
 
@@ -241,23 +224,23 @@ class Storage(Reader):
         """Store data that came without numbers; they are given here, so nothing can be told to be a repeat."""
         moment = utc_now()
 
-        async def job(connection: AsyncConnection) -> Ingested:
-            await lock_session(connection, session_id)
-            first = await next_seq(connection, session_id, UNNUMBERED)
+        def job(connection: sa.Connection) -> Ingested:
+            lock_session(connection, session_id)
+            first = next_seq(connection, session_id, UNNUMBERED)
             events = [
                 Event.model_validate({"seq": first + place, "ts": moment, "type": event_type_of(item), "data": item})
                 for place, item in enumerate(data)
             ]
-            return await ingest(connection, session_id, UNNUMBERED, events)
+            return ingest(connection, session_id, UNNUMBERED, events)
 
         return await self._submit_events(job, len(data))
 
-    async def _submit_events(self, job: Callable[[AsyncConnection], Any], rows: int) -> EventReceipt:
+    async def _submit_events(self, job: Callable[[sa.Connection], Ingested], rows: int) -> EventReceipt:
         def after(done: Ingested) -> None:
             if done.committed.events or done.committed.session_changed:
                 self._tell(done.committed)
 
-        done: Ingested = await self._writer.submit(job, rows=max(1, rows), after=after)
+        done = await self._writer.submit(job, rows=max(1, rows), after=after)
         return done.receipt
 
     # Requests that may be repeated

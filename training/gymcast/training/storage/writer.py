@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from .engine import Database
 from .errors import StorageBusyError, StorageError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Job = Callable[[AsyncConnection], Awaitable[Any]]
+Job = Callable[[sa.Connection], Any]
 
 MAX_WAITING_ROWS: Final = 10_000
 MAX_WAIT_S: Final = 2.0
@@ -35,15 +36,15 @@ class _Waiting:
 
 
 class Writer:
-    """Runs jobs in order on one connection; a job's result is delivered only after its commit.
+    """Runs jobs in order in the writer's thread; a job's result is delivered only after its commit.
 
     Natural group commit: the next transaction starts when the last one ends and takes every job that is waiting by
     then; there is no timer. When a job fails, the group is rolled back and its jobs run again one by one, so a job
     has to be repeatable: it must change nothing but the database.
     """
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._queue: deque[_Waiting] = deque()
         self._rows = 0
         self._wake = asyncio.Event()
@@ -57,7 +58,7 @@ class Writer:
 
     async def submit(
         self,
-        job: Callable[[AsyncConnection], Awaitable[T]],
+        job: Callable[[sa.Connection], T],
         *,
         rows: int = 1,
         after: Callable[[T], None] | None = None,
@@ -104,10 +105,8 @@ class Writer:
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        results: list[Any] = []
         try:
-            async with self._connection.begin():
-                results = [await waiting.job(self._connection) for waiting in group]
+            results = await self._database.write(lambda connection: [waiting.job(connection) for waiting in group])
         except Exception as error:  # noqa: BLE001 - whatever a job raises belongs to the caller of that job
             if len(group) > 1:
                 for waiting in group:
