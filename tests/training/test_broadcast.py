@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from gymcast.training.broadcast import EventSink, ServerAway, ServerRefused, Spool, register_external_session
+from gymcast.training.broadcast import EventSink, ServerAway, ServerRefused, register_external_session
 from gymcast.training.events import MAX_POST_BYTES, ErrorData, EventBatch
+from gymcast.training.spool import Spool
 
 
 def note(number: int) -> ErrorData:
@@ -196,7 +197,7 @@ def test_an_external_session_is_announced(receiver: Any) -> None:
     assert session == "session-1"
     expected = {"training_session_id": "mine", "algorithm": "DQN", "total_episodes": 10, "model_generation": 1}
     assert receiver.sessions == [expected]
-    with pytest.raises(ServerAway):
+    with pytest.raises(ServerAway, match="gymcast serve"):
         register_external_session(f"http://127.0.0.1:{free_port()}", training_session_id="x", algorithm="x")
     with pytest.raises(ServerRefused, match="422"):
         receiver.refuse = "unwanted"

@@ -28,6 +28,14 @@ def test_a_script_needs_nothing_but_the_url(receiver: Any) -> None:
     assert metrics[-1]["win_rate"] is None and metrics[-1]["average_reward"] > 5
     assert metrics[-1]["loss_value"] is not None
     assert receiver.of_type("graph_update")
+    assert [data["status"] for data in receiver.of_type("training_status")] == ["running", "completed"]
+
+
+def test_the_server_can_stop_a_script(receiver: Any) -> None:
+    receiver.desired = "stopping"
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64, batch_size=64, n_epochs=1, device="cpu")
+    model.learn(10**9, callback=MetricsBroadcastCallback(receiver.url))
+    assert receiver.of_type("training_status")[-1]["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])

@@ -37,6 +37,7 @@ from gymcast.training.events import (
     Message,
     event_type_of,
 )
+from gymcast.training.spool import MAX_BATCH_BYTES, Spool
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,6 @@ GATHER_SECONDS: Final = 0.1
 BACKOFF_FIRST_SECONDS: Final = 0.25
 BACKOFF_CAP_SECONDS: Final = 10.0
 MAX_QUEUED_EVENTS: Final = 10_000
-# Room for the envelope of a batch, so that the body as a whole stays within the server's limit.
-MAX_BATCH_BYTES: Final = MAX_POST_BYTES - 1024
 
 
 class Sink(Protocol):
@@ -149,70 +148,16 @@ def register_external_session(
         "algorithm": algorithm,
         "total_episodes": total_episodes,
     }
-    status, _, content = client.post("/api/training/sessions", json.dumps(fields).encode())
-    client.close()
+    try:
+        status, _, content = client.post("/api/training/sessions", json.dumps(fields).encode())
+    except ServerAway as error:
+        raise ServerAway(f"no server answers at {base_url} ({error}); start one with: gymcast serve") from None
+    finally:
+        client.close()
     if status not in (200, 201):
         raise ServerRefused(f"POST {base_url}/api/training/sessions was answered {status}: {content[:500]!r}")
     answer = json.loads(content)
     return str(answer["session_id"])
-
-
-class Spool:
-    """Events as JSON lines in ``folder/<producer>.jsonl``, oldest first, at most ``max_bytes``.
-
-    One file per producer, so that what an earlier process left behind keeps its own numbering.
-    """
-
-    def __init__(self, folder: Path, producer: str, max_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._own = folder / f"{producer}.jsonl"
-        self._max_bytes = max_bytes
-        self._offsets: dict[Path, int] = {}
-        self.pending = any(folder.glob("*.jsonl"))
-        """Whether there may be stored events that have not arrived."""
-
-    def append(self, lines: list[bytes]) -> int:
-        """Store as many of ``lines`` as there is room for; returns how many. Raises ``OSError``."""
-        size = self._own.stat().st_size if self._own.exists() else 0
-        stored = 0
-        self.pending = True
-        with open(self._own, "ab") as file:
-            for line in lines:
-                size += len(line) + 1
-                if size > self._max_bytes:
-                    break
-                file.write(line + b"\n")
-                stored += 1
-        return stored
-
-    def peek(self) -> tuple[str, list[bytes], Path, int] | None:
-        """The next batch as ``(producer, lines, file, offset after it)``; ``None`` when nothing is stored."""
-        for path in sorted(self._folder.glob("*.jsonl"), key=lambda entry: (entry == self._own, entry.name)):
-            offset = self._offsets.get(path, 0)
-            lines: list[bytes] = []
-            total = 0
-            with open(path, "rb") as file:
-                file.seek(offset)
-                for line in file:
-                    # A line without an end is a write that was cut off when its process was killed.
-                    if not line.endswith(b"\n"):
-                        break
-                    if len(lines) == MAX_EVENTS_PER_POST or total + len(line) > MAX_BATCH_BYTES:
-                        break
-                    lines.append(line[:-1])
-                    total += len(line) + 1
-                    offset += len(line)
-            if lines:
-                return path.stem, lines, path, offset
-            path.unlink()
-            self._offsets.pop(path, None)
-        self.pending = False
-        return None
-
-    def advance(self, path: Path, offset: int) -> None:
-        """Note that everything before ``offset`` in ``path`` has arrived."""
-        self._offsets[path] = offset
 
 
 class EventSink:

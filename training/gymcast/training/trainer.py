@@ -273,16 +273,16 @@ class Trainer:
         return asked or self.signals.received is not None
 
     def _state(self, model: BaseAlgorithm) -> dict[str, Any]:
-        version, internal, *numpy_rest = random.getstate()
-        kind, keys, *numpy_rest = np.random.get_state(legacy=True)
+        version, internal, gauss = random.getstate()
+        kind, keys, *position = np.random.get_state(legacy=True)
         return {
             "config": self.config.model_dump(mode="json"),
             "timesteps": model.num_timesteps,
             "n_updates": getattr(model, "_n_updates", 0),
             "training_seconds": self.progress.seconds,
             "stats": self.progress.stats.to_state(),
-            "python_rng": [version, list(internal), random.getstate()[2]],
-            "numpy_rng": [kind, np.asarray(keys).tolist(), *numpy_rest],
+            "python_rng": [version, list(internal), gauss],
+            "numpy_rng": [kind, np.asarray(keys).tolist(), *position],
         }
 
     def _restore(self, model: BaseAlgorithm, checkpoint: Checkpoint) -> None:

@@ -14,11 +14,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from gymcast.training.broadcast import EventSink, Sink, register_external_session
 from gymcast.training.callbacks.progress import RunProgress
 from gymcast.training.config import TrainingConfig
-from gymcast.training.events import GraphPoint, PerformanceGraphData, TrainingMetricsData, utc_now
+from gymcast.training.events import (
+    GraphPoint,
+    PerformanceGraphData,
+    SessionStatus,
+    TrainingMetricsData,
+    TrainingStatusData,
+    utc_now,
+)
 from gymcast.training.vec_env import GameVecEnv
 
 RATE_WINDOW_SECONDS = 10.0
 GRAPH_SECONDS = 5.0
+PAUSE_POLL_SECONDS = 0.05
 
 # Our names for what the algorithms log; entropy is logged as a loss, that is with its sign turned.
 _LOGGED = {
@@ -42,8 +50,8 @@ class MetricsBroadcastCallback(BaseCallback):
     """Sends :class:`TrainingMetricsData` ``hz`` times a second at most, and graph points every five seconds.
 
     ``sink`` is an :class:`~gymcast.training.broadcast.EventSink`, or the URL of a server such as
-    ``"http://127.0.0.1:8000"``: then a session is announced there when training starts, and the callback sends and
-    closes by itself. In a script of your own nothing else is needed::
+    ``"http://127.0.0.1:8000"``: then a session is announced there when training starts, the callback sends and
+    closes by itself, and the server can pause or stop the training. In a script of your own nothing else is needed::
 
         model.learn(100_000, callback=MetricsBroadcastCallback("http://127.0.0.1:8000"))
     """
@@ -63,6 +71,7 @@ class MetricsBroadcastCallback(BaseCallback):
         self._url = sink if isinstance(sink, str) else None
         self._name = name
         self._own_sink: EventSink | None = None
+        self._final_status: SessionStatus = "completed"
         self._shared_progress = progress is not None
         self.progress = progress or RunProgress(TrainingConfig())
         self._generation = model_generation
@@ -85,7 +94,6 @@ class MetricsBroadcastCallback(BaseCallback):
         if isinstance(base, GameVecEnv):
             self._game_seconds_per_step = base.env.decision_seconds
             self._ticks_per_step = base.env.decision_seconds * base.env.game.tick_rate
-        self._note_rate()
 
     def _open_session(self, url: str) -> None:
         name = self._name or f"{type(self.model).__name__}-{utc_now():%Y%m%d-%H%M%S}"
@@ -94,6 +102,7 @@ class MetricsBroadcastCallback(BaseCallback):
         )
         self._own_sink = EventSink(url, self.session_id)
         self.sink = self._own_sink
+        self._own_sink.emit(self._status("running"))
 
     @property
     def _algorithm(self) -> str:
@@ -113,16 +122,37 @@ class MetricsBroadcastCallback(BaseCallback):
             self.progress.start()
             self.progress.timesteps = self.model.num_timesteps
             self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
+        if not self._rates:
+            self._note_rate()
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._period
             self.broadcast()
+        return self._own_sink is None or self._follow(self._own_sink)
+
+    def _follow(self, sink: EventSink) -> bool:
+        """Do what the server asks of a session this callback has announced; false to stop training."""
+        if sink.desired == "paused":
+            self.progress.pause()
+            sink.emit(self._status("paused"))
+            while sink.desired == "paused":
+                time.sleep(PAUSE_POLL_SECONDS)
+            self.progress.resume()
+            sink.emit(self._status("running"))
+        if sink.desired in ("stopping", "cancelled"):
+            self._final_status = "cancelled"
+            return False
         return True
+
+    def _status(self, status: SessionStatus) -> TrainingStatusData:
+        episodes = self.progress.stats.episodes
+        return TrainingStatusData(status=status, current_episode=episodes, timesteps=self.progress.timesteps)
 
     def _on_training_end(self) -> None:
         self.broadcast()
         self._send_graphs()
         if self._own_sink is not None:
+            self._own_sink.emit(self._status(self._final_status))
             self._own_sink.close()
 
     def broadcast(self) -> None:
@@ -176,6 +206,8 @@ class MetricsBroadcastCallback(BaseCallback):
         )
 
     def _note_rate(self) -> None:
+        if not self.progress.started:
+            return
         now = self.progress.seconds
         self._rates.append((now, self.progress.timesteps, self.progress.stats.episodes))
         # The oldest point kept is just beyond the window, so that rollouts longer than the window still give a rate.

@@ -125,6 +125,11 @@ class RunProgress:
         if self._started is None:
             self._started = time.monotonic()
 
+    @property
+    def started(self) -> bool:
+        """Whether the clock has been started."""
+        return self._started is not None
+
     def pause(self) -> None:
         """Stop the clock."""
         self._paused_at = time.monotonic()
