@@ -38,6 +38,22 @@ _LOGGED = {
     "clip_fraction": ("train/clip_fraction",),
     "loss": ("train/loss",),
 }
+# Name -> (unit, meaning) of what gymcast's own trainer sends in a reading's ``extra``.
+EXTRA_METRICS = {
+    "timesteps": ("decisions", "decisions taken so far, all lanes together"),
+    "samples_per_second": ("decisions/s", "decisions per second of training over about the last ten seconds"),
+    "game_seconds_per_second": ("s/s", "game seconds simulated per second of training, all lanes together"),
+    "episodes_per_minute": ("1/min", "episodes finished per minute of training"),
+    "policy_loss": ("", "mean policy gradient loss of the last update"),
+    "value_loss": ("", "mean squared error of the critic in the last update"),
+    "entropy": ("nats", "mean entropy of the policy in the last update; falls as the bot makes up its mind"),
+    "explained_variance": ("", "share of the returns' variance the critic explains; 1 is perfect, 0 a constant"),
+    "approx_kl": ("nats", "approximate divergence between the policies before and after the last update"),
+    "clip_fraction": ("share", "share of samples whose probability ratio was clipped in the last update"),
+    "wins": ("episodes", "training episodes won so far"),
+    "losses": ("episodes", "training episodes lost so far"),
+    "draws": ("episodes", "training episodes drawn so far"),
+}
 _GRAPHS = {
     "reward_progress": ("Reward", "return per episode", ("average_reward", "best_reward")),
     "win_rate": ("Win rate", "percent of recent episodes", ("win_rate",)),
