@@ -53,6 +53,7 @@ def test_ctrl_c_in_a_terminal_while_training(cli: Start, free_port: int, tmp_pat
     assert command.orphans() == []
     assert checkpoints(tmp_path)
     assert re.search(r"gymcast train --resume runs/cartpole-\S+", command.text), command.text
+    assert "stopped by Ctrl-C" in command.text
     assert "Traceback" not in command.text
     assert can_bind(free_port)
 
@@ -62,6 +63,7 @@ def test_sigterm_while_training(cli: Start, free_port: int, tmp_path: Path) -> N
     command.read_until(r"training 0%.*samples/s", 90)
     command.process.send_signal(signal.SIGTERM)
     assert command.finish() == 143, command.text
+    assert "stopped by SIGTERM" in command.text
     assert command.orphans() == []
     assert checkpoints(tmp_path)
     assert "gymcast train --resume" in command.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -107,10 +108,15 @@ async def _follow(
             if seen == 1:
                 first = "a checkpoint is saved first" if begun() else "nothing was trained yet"
                 display.note(f"Stopping: {first}. Ctrl-C again ends it at once.")
-                await manager.stop_session(session_id, urgent=True, reason="stopped from the terminal")
+                await manager.stop_session(session_id, urgent=True, reason=f"stopped by {name_of(stops)}")
             else:
                 manager.kill_session(session_id)
     await ended
+
+
+def name_of(stops: StopRequests) -> str:
+    """What asked for the end, as people call it."""
+    return "Ctrl-C" if stops.first in (None, signal.SIGINT) else stops.first.name
 
 
 def title_of(plan: TrainPlan) -> str:

@@ -109,7 +109,7 @@ class PlainDisplay:
         self._progress = progress
         self._view: RunView | None = None
         self._next = 0.0
-        self._activity = ""
+        self._state = ("", False)
         self._warnings_shown = 0
         self._evaluations_shown: set[str] = set()
 
@@ -133,8 +133,10 @@ class PlainDisplay:
             if opponent not in self._evaluations_shown:
                 self._evaluations_shown.add(opponent)
                 self.note(f"{clock(view.elapsed)}  {evaluation_text(found)}")
-        if view.activity != self._activity or time.monotonic() >= self._next:
-            self._activity = view.activity
+        # The first numbers are worth a line of their own: until they come nobody knows whether it runs.
+        state = (view.activity, view.learning and view.metrics is not None)
+        if state != self._state or time.monotonic() >= self._next:
+            self._state = state
             self._next = time.monotonic() + _PLAIN_SECONDS
             self.note(view.plain_line())
 

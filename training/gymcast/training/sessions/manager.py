@@ -41,7 +41,8 @@ class _Managed:
     resume: bool
     priority: int
     worker: WorkerProcess | None = None
-    stop_asked: bool = False
+    stop_reason: str | None = None
+    """Why it is to end; ``None`` while nobody has asked for it."""
     watcher: asyncio.Task[None] | None = None
     escalation: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -195,7 +196,7 @@ class SessionManager:
         """End a worker and its children at once, without a checkpoint."""
         managed = self._sessions.get(session_id)
         if managed is not None and managed.worker is not None:
-            managed.stop_asked = True
+            managed.stop_reason = managed.stop_reason or "ended at once by request"
             managed.worker.kill()
 
     async def pause_session(self, session_id: str) -> SessionRecord:
@@ -232,7 +233,7 @@ class SessionManager:
 
     async def _start_what_fits(self) -> None:
         for managed in sorted(self._sessions.values(), key=lambda one: (-one.priority, one.session_id)):
-            if managed.watcher is None and not managed.stop_asked and not self._closing and self._fits(managed):
+            if managed.watcher is None and managed.stop_reason is None and not self._closing and self._fits(managed):
                 # Set before anything is awaited, so that no second caller starts it too.
                 managed.watcher = asyncio.create_task(self._run(managed), name=f"session {managed.session_id}")
 
@@ -272,7 +273,7 @@ class SessionManager:
             await self._settle(session_id, "failed", f"the worker could not be started: {error}")
             return
         worker = managed.worker
-        if managed.stop_asked:
+        if managed.stop_reason is not None:
             worker.terminate()
         resources = {**(record.resources or {}), "pid": worker.pid, "pid_created": worker.created}
         try:
@@ -281,19 +282,23 @@ class SessionManager:
             # A database that cannot be written (disk full) is no reason to end a training that runs.
             log.warning("session %s: its process id could not be stored: %s", session_id, error)
         result = await worker.wait()
-        status, reason = _outcome(result, managed.stop_asked)
+        status, reason = _outcome(result, managed.stop_reason is not None)
         if status == "failed" and (last := worker.log_tail()):
             reason = f"{reason}: {last}"
-        await self._settle(session_id, status, reason)
+        await self._settle(session_id, status, reason, managed.stop_reason)
 
-    async def _settle(self, session_id: str, status: str, reason: str | None) -> None:
-        """Store the end of a session, unless its worker has reported one."""
+    async def _settle(self, session_id: str, status: str, reason: str | None, stop_reason: str | None = None) -> None:
+        """Store the end of a session; the end its worker has reported stands, but for the reason of a stop.
+
+        A worker only knows the signal it was stopped with, ``stop_reason`` says why.
+        """
         record = await self.storage.get_session(session_id)
         if record.status in TERMINAL:
+            if record.status == "cancelled" and stop_reason is not None:
+                await self.storage.update_session(session_id, reason=stop_reason)
             return
-        kept = record.reason if record.status == "stopping" and record.reason else reason
         with contextlib.suppress(StateError):  # the worker's own report came between the two statements
-            await self.storage.update_session(session_id, status=status, reason=kept)
+            await self.storage.update_session(session_id, status=status, reason=stop_reason or reason)
 
     async def _forget(self, managed: _Managed) -> None:
         if managed.escalation is not None:
@@ -303,7 +308,7 @@ class SessionManager:
         await self._start_what_fits()
 
     async def _stop(self, managed: _Managed, reason: str, *, urgent: bool) -> None:
-        managed.stop_asked = True
+        managed.stop_reason = managed.stop_reason or reason
         if managed.watcher is None:
             await self._settle(managed.session_id, "cancelled", reason)
             await self._forget(managed)
