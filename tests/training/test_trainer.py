@@ -263,12 +263,12 @@ def test_a_full_disk_does_not_end_the_run_and_the_last_checkpoint_stays(tmp_path
 def test_it_learns_to_balance_a_pole(tmp_path: Path) -> None:
     config = TrainingConfig.for_env(
         "CartPole-v1",
-        total_timesteps=30_000,
+        total_timesteps=14_336,
         seed=0,
         evaluation_games=20,
-        hyperparameters={"n_steps": 128, "n_epochs": 10, "learning_rate": 0.002},
+        hyperparameters={"n_steps": 128, "n_epochs": 10, "learning_rate": 0.003},
     )
     result = Trainer(config, run_dir=tmp_path / "run").run_training_loop()
     untrained = 22.0  # mean return of random actions
-    assert result.evaluations[0].mean_return > 5 * untrained
+    assert result.evaluations[0].mean_return > 10 * untrained
     assert np.isfinite(result.evaluations[0].mean_length)
