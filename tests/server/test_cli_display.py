@@ -1,0 +1,157 @@
+"""What the terminal shows of a run, from the same messages the storage hands to its listeners."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from gymcast.server.cli_view import RunView, clock, sparkline
+from gymcast.server.display import JsonDisplay, LiveDisplay, PlainDisplay, render
+from gymcast.training.events import (
+    CheckpointData,
+    ErrorData,
+    EvaluationData,
+    Event,
+    Message,
+    TrainingMetricsData,
+    event_type_of,
+)
+from gymcast.training.storage import Committed
+
+URL = "http://127.0.0.1:8000/#/session/abc"
+
+
+def tell(view: RunView, *messages: Message) -> None:
+    """What the view hears when these messages are committed."""
+    events = [
+        Event.model_validate({"seq": seq, "ts": datetime.now(UTC), "type": event_type_of(data), "data": data})
+        for seq, data in enumerate(messages, 1)
+    ]
+    view.apply(Committed("abc", None, tuple(events)))
+
+
+def metrics(win_rate: float | None = 62.5) -> TrainingMetricsData:
+    return TrainingMetricsData(
+        episode=1234,
+        total_episodes=None,
+        current_reward=0.5,
+        average_reward=0.25,
+        best_reward=2.0,
+        episode_length=100,
+        win_rate=win_rate,
+        learning_rate=0.001,
+        algorithm="PPO",
+        training_time_elapsed=60.0,
+        extra={"samples_per_second": 81234.4, "game_seconds_per_second": 6498.7, "value_loss": 0.03125},
+    )
+
+
+def evaluation(opponent: str) -> EvaluationData:
+    return EvaluationData(
+        opponent=opponent, games=1000, wins=930, losses=60, draws=10, win_rate=93.0, ci_low=91.25, ci_high=94.5,
+        mean_return=2.5, mean_length=120.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def view() -> RunView:
+    found = RunView(title="archers", page_url=URL, run_dir="runs/archers 1", more="--minutes 3")
+    found.status, found.phase, found.progress, found.eta_seconds = "running", "training", 0.5, 90.0
+    return found
+
+
+def shown(view: RunView, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(render(view, console))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3599, "59:59"), (3661, "1:01:01")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_sparkline_spans_its_range_and_averages_what_does_not_fit() -> None:
+    assert sparkline([0.0, 50.0, 100.0], 8, 0.0, 100.0) == "▁▅█"
+    assert sparkline([0.0, 100.0, 100.0, 100.0], 2, 0.0, 100.0) == "▅█"
+    assert sparkline([0.0, 100.0], 2, 0.0, 100.0, ascii_only=True) == "_@"
+    assert sparkline([], 8, 0.0, 100.0) == ""
+
+
+def test_the_panel_always_has_the_address_and_every_fact_that_is_known(view: RunView) -> None:
+    assert URL in shown(view)
+    tell(view, metrics(50.0), metrics(62.5), evaluation("expert"))
+    text = shown(view)
+    for part in ("50%", "1:30 left", "81,234", "6,499 x real time", "1,234", "0.250", "62.5 %", "0.031", URL):
+        assert part in text
+    assert "won 93.0 % of 1,000 games against expert (95 % interval 91.2 to 94.5)" in text
+    assert "episodes/min" not in text  # not reported, so not shown
+
+
+def test_a_game_without_a_winner_shows_no_win_rate(view: RunView) -> None:
+    tell(view, metrics(None), metrics(None))
+    assert "win rate" not in shown(view)
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_the_panel_fits_any_width(view: RunView, width: int) -> None:
+    tell(view, metrics(10.0), metrics(20.0))
+    assert all(len(line) <= width for line in shown(view, width).splitlines())
+
+
+def test_the_same_trouble_is_told_once_a_minute(view: RunView) -> None:
+    full = ErrorData(code="checkpoint_failed", message="checkpoint not written: disk full")
+    tell(view, full, full, ErrorData(code="events_dropped", message="3 events found no room"), full)
+    assert view.warnings == ["checkpoint not written: disk full", "3 events found no room"]
+
+
+def test_plain_lines_and_summary(view: RunView) -> None:
+    out = io.StringIO()
+    display = PlainDisplay(console=Console(file=out, width=80, soft_wrap=True, highlight=False))
+    display.start(view)
+    tell(view, metrics())
+    display.update()
+    display.update()  # nothing new within ten seconds
+    tell(view, evaluation("beginner"))
+    saved = CheckpointData(path="checkpoints/step-1", timesteps=9, episodes=3, bytes=5, sha256="0" * 64, reason="final")
+    tell(view, saved)
+    view.status, view.phase = "completed", ""
+    display.finish()
+    lines = out.getvalue().splitlines()
+    assert lines[0] == f"Watch  {URL}"
+    progress = [line for line in lines if "training 50%" in line]
+    assert len(progress) == 1
+    assert "samples/s 81,234  game time 6,499 x real time" in progress[0]
+    assert "win rate 62.5 %" in progress[0]
+    text = out.getvalue()
+    assert "Checkpoint runs/archers 1/checkpoints/step-1" in text
+    assert "Go on      gymcast train --resume 'runs/archers 1' --minutes 3" in text
+    assert "beginner    93.0 %  91.2 - 94.5 %   930      60     10  1,000        2.500" in text
+
+
+def test_the_live_display_puts_the_terminal_back(view: RunView) -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=80))
+    display.start(view)
+    display.close()
+    display.close()
+    assert out.getvalue().index(URL) < out.getvalue().index("\x1b[?25l")  # the address before the panel
+    assert out.getvalue().rstrip().count("\x1b[?25h") == 1  # the cursor is shown again
+
+
+def test_json_lines(view: RunView, capsys: pytest.CaptureFixture[str]) -> None:
+    display = JsonDisplay()
+    display.start(view)
+    tell(view, metrics(), evaluation("beginner"))
+    display.update()
+    display.finish()
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["event"] for item in found] == ["started", "evaluation", "progress", "summary"]
+    assert found[0]["page"] == URL
+    assert found[2]["metrics"]["extra"]["value_loss"] == 0.03125
+    assert found[3]["evaluations"][0]["wins"] == 930
