@@ -99,7 +99,7 @@ async def test_page_has_a_strict_policy_and_is_checked_each_time(client: aiohttp
             tag = answer.headers["ETag"]
             assert answer.headers["Cache-Control"] == "no-cache"
             policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
-        assert policy["script-src"] == "'self'"
+        assert policy["script-src"] == policy["style-src"] == "'self'"
         assert policy["default-src"] == "'none'"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         async with client.get(path, headers={"If-None-Match": tag}) as answer:
