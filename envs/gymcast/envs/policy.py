@@ -82,7 +82,7 @@ class NumpyPolicy:
 def load_policy(path: str | Path, seed: int | None = 0) -> NumpyPolicy:
     """Read a `policy.npz`; raises OptionValueError when there is none or it is something else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(str(arrays.pop("meta")))
         return NumpyPolicy(arrays, meta, seed)
