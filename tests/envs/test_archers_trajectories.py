@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from archers_stage import lively_actions
 
-from gymcast.envs import GameVectorEnv
+from gymcast.envs import GameVectorEnv, OptionValueError
 from gymcast.envs.games import archers as kernels
 
 LANES, DECISIONS = 12, 120
@@ -134,6 +134,27 @@ def test_resets_go_on_to_the_next_match_and_a_seed_goes_back() -> None:
     assert (env.lane_seed.tolist(), env.episode_index.tolist()) == ([40, 7, 42], [3, 0, 3])
     env.reset(seed=9)
     assert (env.lane_seed.tolist(), env.episode_index.tolist()) == ([9, 10, 11], [0, 0, 0])
+
+
+def test_a_first_reset_begins_every_game() -> None:
+    env = GameVectorEnv("archers", 3, threads=1)
+    env.reset(seed=[3, None, 5], options={"reset_mask": np.array([True, False, False])})
+    assert (env.batch.state["quiver"][:, 0] == 4).all() and env.episode_index.tolist() == [0, 0, 0]
+    assert env.lane_seed[[0, 2]].tolist() == [3, 5] and env.lane_seed[1] > 0
+
+
+def test_seeds_and_masks_of_another_length_are_refused() -> None:
+    env = GameVectorEnv("archers", 3, threads=1)
+    env.reset(seed=0)
+    before = env.batch.state.copy()
+    for seeds in ([1], [1, 2, 3, 4]):
+        with pytest.raises(OptionValueError, match="3 games"):
+            env.reset(seed=seeds)
+    with pytest.raises(OptionValueError, match="reset_mask"):
+        env.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(ValueError, match="non-negative"):
+        env.reset(seed=-1)
+    assert (env.batch.state == before).all()
 
 
 def test_an_observation_stays_until_the_step_after_next() -> None:

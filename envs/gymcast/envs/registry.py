@@ -60,7 +60,6 @@ class GameSpec:
     module: str  # where the batch class lives
     batch_class: str
     draw_module: str
-    docs: str = ""
 
     def complete_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All options with the given ones checked and put in; JSON-able but for a callable opponent.

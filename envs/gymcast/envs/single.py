@@ -76,5 +76,72 @@ class GameEnv(gymnasium.Env[Any, Any]):
 
 
 class ArchersEnv(GameEnv):
-    __doc__ = (ARCHERS.docs or "") + ""
+    """
+    ## Description
+    A platform duel for two to four archers in an arena of 800 x 600 px (20 px = 1 m, y down) that wraps around on all
+    sides. Run (15 m/s), jump (20 m/s, twice), dive, hold the bow to charge it, aim, let go. Arrows fall (20 m/s^2),
+    stick in blocks and can be picked up; another player's flying arrow kills. 50 ticks a second, a decision every
+    `frame_skip` ticks. All rules: docs/archers.md.
+
+    ## Action Space
+    `MultiDiscrete([3, 3, 2, 16])`; an illegal entry (`info["action_mask"]`, bool (24,)) acts as entry 0 of its group.
+
+    | Num | Group    | Entries                                    | Legal                            |
+    |-----|----------|--------------------------------------------|----------------------------------|
+    | 0   | move     | 0 stay, 1 left, 2 right                    | while alive                      |
+    | 1   | vertical | 0 none, 1 jump, 2 dive                     | with a jump left; in the air     |
+    | 2   | bow      | 0 release, 1 hold                          | bow drawn or an arrow left       |
+    | 3   | aim      | 0 E, clockwise in steps of 22.5 deg, 15 ENE | while the bow is drawn           |
+
+    `action="discrete"`: `Discrete(288)`, `((move * 3 + vertical) * 2 + bow) * 16 + aim`. `action="box"`:
+    `Box(-1, 1, (5,))` [move, vertical (up < 0), bow, aim x, aim y].
+
+    ## Observation Space
+    `Box(-1, 1, (93,), float32)` for two players, 11 entries more for each further one; the same from every seat.
+
+    | Num   | Observation                                                              | Min | Max |
+    |-------|--------------------------------------------------------------------------|-----|-----|
+    | 0-1   | own place: x / 400 px - 1, y / 300 px - 1                                | -1  | 1   |
+    | 2-3   | own velocity / 600 px/s                                                  | -1  | 1   |
+    | 4     | jumps left - 1                                                           | -1  | 1   |
+    | 5     | on the ground                                                            | 0   | 1   |
+    | 6     | alive                                                                    | -1  | 1   |
+    | 7     | time until the return / 5 s                                              | 0   | 1   |
+    | 8     | arrows carried / 2 - 1                                                   | -1  | 1   |
+    | 9-10  | bow drawn; charge / 2 s                                                  | 0   | 1   |
+    | 11-12 | kills / `kills_to_win`; deaths / (deaths + 3)                            | 0   | 1   |
+    | 13    | 1 - 2 x time played / `max_duration_s`                                   | -1  | 1   |
+    | 14-17 | map: open, tower, gauntlet, pit                                          | 0   | 1   |
+    | 18-25 | free blocks E, SE, S, SW, W, NW, N, NE, at most 20, / 10 - 1             | -1  | 1   |
+    | 26-36 | foe: alive, dx / 400, dy / 300, vx / 600, vy / 600, arrows / 2 - 1,      | -1  | 1   |
+    |       | charge, time until its return, kills, on the ground, in sight            |     |     |
+    | 37-92 | 8 nearest arrows: there, dx / 400, dy / 300, vx / 600, vy / 600, deadly, | -1  | 1   |
+    |       | can be picked up                                                         |     |     |
+
+    `observation="grid"`: uint8 (7, 60, 80); `observation="pixels"`: uint8 (120, 160, 3).
+
+    ## Rewards
+    - `reward="shaped"` (default): +1 a kill, -1 a death, the match won or lost, and small terms for arrows that come
+      into or leave the quiver and for near misses (the values: docs/archers.md).
+    - `reward="kills"`: +1 a kill, -1 a death.
+    - `reward="sparse"`: +1 a match won, -1 a match lost.
+
+    ## Starting State
+    Everyone stands on one of the map's eight places, four arrows each, drawn by the seed and the index of the match.
+
+    ## Episode End
+    1. Termination: someone has `kills_to_win` kills.
+    2. Truncation: `max_duration_s` of game time are over.
+
+    The last `info` holds `outcome` ("win", "draw", "loss"), `is_success`, `kills` and `deaths`.
+
+    ## Arguments
+    `opponent="intermediate"`, `players=2`, `map="open"`, `frame_skip=4`, `kills_to_win=3`, `max_duration_s=60.0`,
+    `reward="shaped"`, `observation="vector"`, `action="multidiscrete"`; `gymcast envs show archers` and docs/archers.md
+    say what each may be.
+
+    ## Version History
+    - v0: first version.
+    """
+
     game = ARCHERS

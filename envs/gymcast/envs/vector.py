@@ -138,17 +138,25 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(  # type: ignore[override]
         self, *, seed: int | list[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begin new matches in all games, or in those of `options["reset_mask"]` (bool (num_envs,)).
+        """Begin new matches in all games, or in those of `options["reset_mask"]` (bool (num_envs,)); at first in all.
 
         `seed`: an int seeds game i with seed + i; a list gives one seed per game (None keeps a game's own).
+
+        Raises:
+            OptionValueError: a list or a mask of another length.
         """
         chosen = np.ones(self.num_games, np.bool_)
-        if options and "reset_mask" in options:
-            chosen = np.asarray(options["reset_mask"], np.bool_).reshape(self.num_games, self.seats).any(axis=1)
+        if options and "reset_mask" in options and self._seeded:
+            mask = np.asarray(options["reset_mask"], np.bool_)
+            if mask.shape != (self.num_envs,):
+                raise OptionValueError(f"reset_mask has shape {mask.shape}, expected ({self.num_envs},).")
+            chosen = mask.reshape(self.num_games, self.seats).any(axis=1)
         state = self.batch.state
         if isinstance(seed, list | tuple):
+            if len(seed) != self.num_games:
+                raise OptionValueError(f"{len(seed)} seeds were given for {self.num_games} games: give one for each.")
             for g, value in enumerate(seed):
-                if value is not None and chosen[g]:
+                if chosen[g] and not (value is None and self._seeded):
                     state["seed"][g] = lane_seeds(value, 1)[0]
                     state["episode"][g] = -1
         elif seed is not None or not self._seeded:
