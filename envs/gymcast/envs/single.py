@@ -121,8 +121,8 @@ class ArchersEnv(GameEnv):
     `observation="grid"`: uint8 (7, 60, 80); `observation="pixels"`: uint8 (120, 160, 3).
 
     ## Rewards
-    - `reward="shaped"` (default): +1 a kill, -1 a death, the match won or lost, and small terms for arrows that come
-      into or leave the quiver and for near misses (the values: docs/archers.md).
+    - `reward="shaped"` (default): a kill, a death, the match won or lost, and small terms for arrows that come into or
+      leave the quiver and for near misses (the values: docs/archers.md).
     - `reward="kills"`: +1 a kill, -1 a death.
     - `reward="sparse"`: +1 a match won, -1 a match lost.
 
