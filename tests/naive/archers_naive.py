@@ -267,7 +267,6 @@ class Match:
         for seat, archer in enumerate(self.archers):
             if end == "terminated":
                 self.pay(seat, self.outcome(seat), "sparse")
-            if end:
                 self.pay(seat, self.outcome(seat) * settings.SHAPED_MATCH, "shaped")
             archer.total += archer.reward
         return end
@@ -381,8 +380,7 @@ class Match:
         if victim.quiver > 0:
             self.leave_quiver(seat, Arrow(victim.x, victim.y, 0.0, 0.0, "falling", seat))
         self.pay(killer, 1.0, "kills", "shaped")
-        self.pay(seat, -1.0, "kills")
-        self.pay(seat, -settings.SHAPED_DEATH, "shaped")
+        self.pay(seat, -1.0, "kills", "shaped")
 
     # ------------------------------------------------------------------------------------------- what a seat is shown
 
