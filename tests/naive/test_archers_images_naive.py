@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archers_naive import Arena, around, shortest
+from archers_naive_world import Arena, around, shortest
 
 from gymcast.envs import GameVectorEnv
 from gymcast.envs.games import archers as kernels

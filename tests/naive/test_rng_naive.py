@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from archers_naive import Stream
+from archers_naive_world import Stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
