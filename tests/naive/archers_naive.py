@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from archers_naive_bots import Mind, Order, think
-from archers_naive_world import CELL, HEIGHT, TICK, WIDTH, Arena, Stream, around, cell_of, clamp, shortest
+from archers_naive_world import CELL, DIRECTIONS, HEIGHT, TICK, WIDTH, Arena, Stream, around, cell_of, clamp, shortest
 
 from gymcast.envs.games import archers as settings
 from gymcast.envs.games.archers_maps import NAMES
