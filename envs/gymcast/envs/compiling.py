@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -26,10 +27,10 @@ def _cache_folder() -> Path:
 
 
 if "NUMBA_CACHE_DIR" not in os.environ:
-    numba.config.CACHE_DIR = str(_cache_folder())
+    numba.config.CACHE_DIR = str(_cache_folder())  # type: ignore[attr-defined]
 
 
-def warm_up(env_id: str, **options: object) -> None:
+def warm_up(env_id: str, **options: Any) -> None:
     """Compile the kernels of a game (about 20 s the first time on a machine, then well below a second)."""
     from gymcast.envs.vector import GameVectorEnv
 

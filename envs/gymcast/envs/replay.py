@@ -190,7 +190,7 @@ class _Player:
         self.batch.reset(np.ones(1, np.bool_))
 
     def actions(self, step: int) -> NDArray[Any]:
-        row = self.replay.actions[step]
+        row: NDArray[Any] = self.replay.actions[step]
         return row.astype(np.float64 if row.dtype.kind == "f" else np.int64)
 
 

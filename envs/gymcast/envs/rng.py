@@ -34,7 +34,7 @@ def next_u32(stream: NDArray[np.uint32]) -> int:
     stream[0] = b ^ (b >> 9)
     stream[1] = (c + (c << 3)) & MASK32
     stream[2] = ((((c << 21) & MASK32) | (c >> 11)) + out) & MASK32
-    return out
+    return int(out)
 
 
 @kernel

@@ -16,7 +16,7 @@ from gymcast.envs.vector import OUTCOMES, GameVectorEnv
 class GameEnv(gymnasium.Env[Any, Any]):
     """One game, one learner's seat: a `GameVectorEnv` of one lane without autoreset, and no second copy of a rule."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "ansi"]}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"]}  # noqa: RUF012 - as Gymnasium declares it
     game: ClassVar[GameSpec]
 
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
@@ -64,7 +64,8 @@ class GameEnv(gymnasium.Env[Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions now, bool (K,), in the form sb3-contrib's maskable algorithms take."""
-        return self._vector.action_masks()[0].copy()
+        mask: NDArray[np.bool_] = self._vector.action_masks()[0].copy()
+        return mask
 
     def render(self) -> Any:
         """An image uint8 (600, 800, 3), or text, after `render_mode`; None without one."""

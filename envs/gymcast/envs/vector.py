@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -59,7 +59,7 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
         UnknownEnvError, UnknownOptionError, OptionValueError: what was given is not there or not allowed.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it without ClassVar
         "render_modes": ["rgb_array", "ansi"],
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
@@ -135,7 +135,7 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
 
     # ------------------------------------------------------------------------------------------------ Gymnasium's API
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | list[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Begin new matches in all games, or in those of `options["reset_mask"]` (bool (num_envs,)); at first in all.
@@ -150,7 +150,7 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
             mask = np.asarray(options["reset_mask"], np.bool_)
             if mask.shape != (self.num_envs,):
                 raise OptionValueError(f"reset_mask has shape {mask.shape}, expected ({self.num_envs},).")
-            chosen = mask.reshape(self.num_games, self.seats).any(axis=1)
+            chosen = np.any(mask.reshape(self.num_games, self.seats), axis=1)
         state = self.batch.state
         if isinstance(seed, list | tuple):
             if len(seed) != self.num_games:
@@ -228,7 +228,7 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
         mask: NDArray[np.bool_] = self._lanes(self.batch.out.mask)
         if self._discrete_masks is None:
             return mask
-        joint = self._discrete_masks[self._turn]
+        joint: NDArray[np.bool_] = self._discrete_masks[self._turn]
         joint[:] = joint_mask(mask, self._nvec)
         return joint
 

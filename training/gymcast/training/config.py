@@ -80,13 +80,16 @@ class _ConfigModel(BaseModel):
 
 
 class NetworkConfig(_ConfigModel):
-    """Actor and critic as separate multi-layer perceptrons."""
+    """Actor and critic as multi-layer perceptrons."""
 
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] = Field(
         default=(64, 64), description="units of each hidden layer of the actor, 1..8192, up to 16 layers"
     )
     value_hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] | None = Field(
         default=None, description="units of each hidden layer of the critic; null: as the actor"
+    )
+    shared: bool = Field(
+        default=False, description="actor and critic share the hidden layers: half the work (flat observations)"
     )
     activation: Activation = Field(default="tanh", description="activation between layers")
     ortho_init: bool = Field(default=True, description="orthogonal initial weights (on-policy algorithms)")

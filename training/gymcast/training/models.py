@@ -43,6 +43,7 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
     _check_actions(config, env)
     hyperparameters = resolve_schedules(dict(config.hyperparameters))
     flat = isinstance(env.observation_space, spaces.Box) and not is_image_space(env.observation_space)
+    _check_network(config, flat)
     algorithm = PLAIN[config.algorithm]
     if config.algorithm in BATCHED and isinstance(env.observation_space, spaces.Box):
         algorithm, buffer = BATCHED[config.algorithm]
@@ -79,6 +80,18 @@ def _check_hyperparameters(config: TrainingConfig) -> None:
             hint = f"did you mean {close[0]!r}? " if close else ""
             text = f"{hint}{config.algorithm} takes: {', '.join(known)}"
             problems.append((f"hyperparameters.{name}", text))
+    if problems:
+        raise ConfigError("invalid TrainingConfig", problems)
+
+
+def _check_network(config: TrainingConfig, flat: bool) -> None:
+    network, problems = config.network, []
+    if network.shared and (not flat or config.algorithm == "dqn"):
+        problems.append(("network.shared", "got true, needs flat observations and an actor-critic; set it to false"))
+    if network.shared and not network.hidden:
+        problems.append(("network.hidden", "got no layers, shared layers need at least one"))
+    if network.shared and network.value_hidden is not None:
+        problems.append(("network.value_hidden", "got layers of its own for the critic, which network.shared excludes"))
     if problems:
         raise ConfigError("invalid TrainingConfig", problems)
 

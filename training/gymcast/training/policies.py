@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from gymcast.training.config import Algorithm, NetworkConfig
@@ -29,11 +30,36 @@ POLICY_FORMAT = 1
 MIN_WORK_PER_THREAD = 20_000_000
 
 
+class SharedLayers(BaseFeaturesExtractor):
+    """Hidden layers that actor and critic have in common, on flat observations (N, D)."""
+
+    def __init__(self, observation_space: spaces.Box, hidden: tuple[int, ...], activation: type[nn.Module]) -> None:
+        super().__init__(observation_space, hidden[-1])
+        sizes = (int(np.prod(observation_space.shape)), *hidden)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in itertools.pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), activation()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Features (N, hidden[-1]) of observations (N, D)."""
+        features: th.Tensor = self.layers(observations)
+        return features
+
+
 def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any]:
     """``policy_kwargs`` that build ``network`` in Stable-Baselines3's MLP policy of ``algorithm``."""
     kwargs: dict[str, Any] = {"activation_fn": ACTIVATIONS[network.activation]}
     if algorithm == "dqn":
         kwargs["net_arch"] = list(network.hidden)
+    elif network.shared:
+        kwargs["net_arch"] = []
+        kwargs["features_extractor_class"] = SharedLayers
+        kwargs["features_extractor_kwargs"] = {
+            "hidden": network.hidden,
+            "activation": ACTIVATIONS[network.activation],
+        }
+        kwargs["ortho_init"] = network.ortho_init
     else:
         value_hidden = network.hidden if network.value_hidden is None else network.value_hidden
         kwargs["net_arch"] = {"pi": list(network.hidden), "vf": list(value_hidden)}
@@ -44,6 +70,8 @@ def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any
 def network_work(network: NetworkConfig, inputs: int, outputs: int) -> int:
     """Multiply-adds of one row through actor and critic."""
     value_hidden = network.hidden if network.value_hidden is None else network.value_hidden
+    if network.shared:
+        return sum(a * b for a, b in itertools.pairwise((inputs, *network.hidden, outputs + 1)))
     total = 0
     for widths in ((inputs, *network.hidden, outputs), (inputs, *value_hidden, 1)):
         total += sum(a * b for a, b in itertools.pairwise(widths))
@@ -125,8 +153,8 @@ def policy_arrays(
         "masked": type(model).__name__.endswith("MaskablePPO"),
     }
     arrays: dict[str, NDArray[Any]] = {
-        **_layers("pi", extractor.policy_net),
-        **_layers("vf", extractor.value_net),
+        **_layers("pi", nn.ModuleList([policy.pi_features_extractor, extractor.policy_net])),
+        **_layers("vf", nn.ModuleList([policy.vf_features_extractor, extractor.value_net])),
         "action.weight": action_net.weight.detach().cpu().numpy(),
         "action.bias": action_net.bias.detach().cpu().numpy(),
         "value.weight": value_net.weight.detach().cpu().numpy(),

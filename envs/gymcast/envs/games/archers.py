@@ -68,7 +68,7 @@ REWARDS = ("sparse", "kills", "shaped")
 # The shaped scheme: kills and deaths as in KILLS, and
 SHAPED_MATCH = 1.0  # won (+) or lost (-)
 SHAPED_ARROW = 0.02  # per arrow that comes into (+) or leaves (-) the quiver: sums to zero over a round trip
-SHAPED_NEAR = 0.2  # at most, for an arrow that came close to a foe: falls linearly to 0 at NEAR px
+SHAPED_NEAR = 0.4  # at most, for an arrow that came close to a foe: falls linearly to 0 at NEAR px
 NEAR = 100.0
 
 # Scripted archers. Level -1 is a learner, 0 plays random legal actions, 1 .. 4 are the rows of the table in the docs.
@@ -197,7 +197,7 @@ def new_state(games: int, players: int) -> NDArray[np.void]:
     state = np.zeros(games, STATE)
     state["players"] = players
     state["arrows"] = QUIVER * players
-    return state.view(np.recarray) if config.DISABLE_JIT else state
+    return state.view(np.recarray) if config.DISABLE_JIT else state  # type: ignore[attr-defined]
 
 
 def new_outputs(lanes: int, players: int, image: int = 0) -> Outputs:
@@ -684,7 +684,7 @@ def observe_lane(
 def _observe_arrows(r: Any, p: int, at: int, out: NDArray[np.float32], near: NDArray[np.float64]) -> None:
     """The nearest arrows outside quivers, nearest first (equal distances: lower slot first), ARROWS_SEEN at most.
 
-    `near`: scratch, float64 (17, 4), rows (squared distance, dx, dy, slot) kept in order.
+    `near`: scratch, float64 (17, 2), rows (squared distance, slot) kept in order.
     """
     x, y = r.x[p], r.y[p]
     count = 0
@@ -698,25 +698,21 @@ def _observe_arrows(r: Any, p: int, at: int, out: NDArray[np.float32], near: NDA
         while i > 0 and near[i - 1, 0] > square:
             near[i, 0] = near[i - 1, 0]
             near[i, 1] = near[i - 1, 1]
-            near[i, 2] = near[i - 1, 2]
-            near[i, 3] = near[i - 1, 3]
             i -= 1
         near[i, 0] = square
-        near[i, 1] = dx
-        near[i, 2] = dy
-        near[i, 3] = a
+        near[i, 1] = a
         count += 1
     for k in range(ARROWS_SEEN):
         if k >= count:
             for i in range(ARROW_SIZE):
                 out[at + i] = 0.0
         else:
-            a = int(near[k, 3])
+            a = int(near[k, 1])
             state = r.arrow_state[a]
             moving = 0.0 if state == STUCK else TO_SPEED
             out[at] = 1.0
-            out[at + 1] = near[k, 1] * TO_WIDTH
-            out[at + 2] = near[k, 2] * TO_HEIGHT
+            out[at + 1] = _delta_x(r.arrow_x[a] - x) * TO_WIDTH
+            out[at + 2] = _delta_y(r.arrow_y[a] - y) * TO_HEIGHT
             out[at + 3] = r.arrow_vx[a] * moving
             out[at + 4] = r.arrow_vy[a] * moving
             out[at + 5] = 1.0 if state == FLYING and r.arrow_owner[a] != p else 0.0
@@ -1095,7 +1091,7 @@ def _draw(
 def reset(state: NDArray[np.void], rules: Rules, arenas: Any, out: Outputs, chosen: NDArray[np.bool_]) -> None:
     """Begin the matches of the games in `chosen` (bool (B,)) and write their first observations and masks."""
     observation, mask, image = out.observation, out.mask, out.image
-    near = np.empty((MAX_ARROWS + 1, 4))
+    near = np.empty((MAX_ARROWS + 1, 2))
     for g in range(chosen.shape[0]):
         if chosen[g]:
             reset_lane(state[g], rules, arenas)
@@ -1128,7 +1124,7 @@ def step(
     final_return, final_length, final_outcome = out.final_return, out.final_length, out.final_outcome
     final_kills, final_deaths, image, final_image = out.final_kills, out.final_deaths, out.image, out.final_image
     seen = np.empty(observation.shape[1], np.float32)
-    near = np.empty((MAX_ARROWS + 1, 4))
+    near = np.empty((MAX_ARROWS + 1, 2))
     learners = rules.learners
     for g in range(start, stop):
         r = state[g]
@@ -1172,7 +1168,7 @@ def play_out(
     levels: int64 (P,) level of each seat; results: int64 (B, 2), written: outcome of seat 0 and ticks played.
     """
     seen = np.empty(FOES_AT + FOE_SIZE * (levels.shape[0] - 1) + ARROW_SIZE * ARROWS_SEEN, np.float32)
-    near = np.empty((MAX_ARROWS + 1, 4))
+    near = np.empty((MAX_ARROWS + 1, 2))
     for g in range(state.shape[0]):
         r = state[g]
         reset_lane(r, rules, arenas)

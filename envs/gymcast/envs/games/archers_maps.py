@@ -123,4 +123,4 @@ def build_arenas() -> NDArray[np.void]:
     arenas["solid"][0] = [np.pad(grid, PAD, mode="wrap") for grid in grids]
     arenas["rays"][0] = [_rays(grid) / (MAX_RAY / 2) - 1 for grid in grids]
     arenas["spawns"][0] = [_spawns(name) for name in NAMES]
-    return arenas.view(np.recarray) if config.DISABLE_JIT else arenas
+    return arenas.view(np.recarray) if config.DISABLE_JIT else arenas  # type: ignore[attr-defined]

@@ -190,11 +190,12 @@ class MetricsBroadcastCallback(BaseCallback):
         """The metrics now."""
         stats, progress = self.progress.stats, self.progress
         samples, episodes = self._rate()
-        game_seconds = None if self._game_seconds_per_step is None else samples * self._game_seconds_per_step
+        per_step = self._game_seconds_per_step
+        game_seconds = None if per_step is None or samples is None else samples * per_step
         extra: dict[str, float | None] = {
             "timesteps": progress.timesteps,
             "samples_per_second": samples,
-            "episodes_per_minute": 60.0 * episodes,
+            "episodes_per_minute": None if episodes is None else 60.0 * episodes,
             **{name: value for name, value in self._losses.items() if name != "loss"},
         }
         if game_seconds is not None:
@@ -216,7 +217,9 @@ class MetricsBroadcastCallback(BaseCallback):
             algorithm=self._algorithm,
             training_time_elapsed=progress.seconds,
             actions_per_second=samples,
-            frames_per_second=None if self._ticks_per_step is None else samples * self._ticks_per_step,
+            frames_per_second=None
+            if self._ticks_per_step is None or samples is None
+            else samples * self._ticks_per_step,
             memory_usage_mb=self._process.memory_info().rss / 2**20,
             extra=extra,
         )
@@ -230,14 +233,14 @@ class MetricsBroadcastCallback(BaseCallback):
         while len(self._rates) > 2 and now - self._rates[1][0] > RATE_WINDOW_SECONDS:
             self._rates.popleft()
 
-    def _rate(self) -> tuple[float, float]:
-        """Samples and episodes per second of training over about the last ten seconds."""
+    def _rate(self) -> tuple[float | None, float | None]:
+        """Samples and episodes per second of training over about the last ten seconds; None in the first second."""
         if not self._rates:
-            return 0.0, 0.0
+            return None, None
         then, timesteps, episodes = self._rates[0]
         seconds = self.progress.seconds - then
-        if seconds <= 0.0:
-            return 0.0, 0.0
+        if seconds < 1.0:  # a rate over less says more about the clock than about training
+            return None, None
         return (self.progress.timesteps - timesteps) / seconds, (self.progress.stats.episodes - episodes) / seconds
 
     def _send_graphs(self) -> None:
