@@ -28,7 +28,13 @@ def archers_model(**changes: Any) -> Any:
 
 @pytest.mark.parametrize("algorithm", ["ppo", "maskable_ppo"])
 @pytest.mark.parametrize(
-    "network", [{"hidden": [16, 8], "value_hidden": [32], "activation": "relu"}, {"activation": "tanh"}, {"hidden": []}]
+    "network",
+    [
+        {"hidden": [16, 8], "value_hidden": [32], "activation": "relu"},
+        {"activation": "tanh"},
+        {"hidden": []},
+        {"hidden": [16, 8], "shared": True, "activation": "relu"},
+    ],
 )
 def test_the_export_gives_the_same_probabilities_and_values_without_torch(
     algorithm: str, network: dict[str, Any], tmp_path: Path
@@ -71,6 +77,14 @@ def test_policies_that_cannot_be_exported_say_so() -> None:
     assert not can_export(model)
     with pytest.raises(TypeError, match="DQNPolicy"):
         policy_arrays(model, env_id="x", version=0, options={})
+
+
+@pytest.mark.parametrize(
+    "network", [{"shared": True, "hidden": []}, {"shared": True, "value_hidden": [8]}], ids=["no layers", "two critics"]
+)
+def test_shared_layers_that_make_no_sense_are_refused(network: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="network"):
+        archers_model(network=network)
 
 
 def test_the_network_is_the_configured_one() -> None:
