@@ -70,7 +70,7 @@ def test_a_run_leaves_its_folder_and_tells_its_story(tmp_path: Path, sink: Any) 
     assert metrics[-1].extra["samples_per_second"] > 0 and metrics[-1].win_rate is not None
     extra = metrics[-1].extra
     # The first reading comes with the first step, before there is any time to divide by.
-    assert metrics[0].extra["samples_per_second"] == 0.0
+    assert metrics[0].extra["samples_per_second"] is None
     assert extra["game_seconds_per_second"] == pytest.approx(extra["samples_per_second"] * 0.08)
     assert extra["wins"] + extra["losses"] + extra["draws"] == result.episodes
 

@@ -25,6 +25,8 @@ from gymcast.training.events import (
 from gymcast.training.vec_env import GameVecEnv
 
 RATE_WINDOW_SECONDS = 10.0
+# Seconds; a rate over less says more about the clock than about training, and would dwarf all others on a chart.
+SHORTEST_RATE = 0.01
 GRAPH_SECONDS = 5.0
 PAUSE_POLL_SECONDS = 0.05
 
@@ -234,12 +236,12 @@ class MetricsBroadcastCallback(BaseCallback):
             self._rates.popleft()
 
     def _rate(self) -> tuple[float | None, float | None]:
-        """Samples and episodes per second of training over about the last ten seconds; None in the first second."""
+        """Samples and episodes per second of training over about the last ten seconds; None at the very beginning."""
         if not self._rates:
             return None, None
         then, timesteps, episodes = self._rates[0]
         seconds = self.progress.seconds - then
-        if seconds < 1.0:  # a rate over less says more about the clock than about training
+        if seconds < SHORTEST_RATE:
             return None, None
         return (self.progress.timesteps - timesteps) / seconds, (self.progress.stats.episodes - episodes) / seconds
 
