@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+import gymcast.envs  # noqa: F401 - registers the games, in the processes of SubprocVecEnv too
 from _common import interleave, machine, median, table
 
 CASES = {
