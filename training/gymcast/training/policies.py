@@ -81,9 +81,9 @@ def network_work(network: NetworkConfig, inputs: int, outputs: int) -> int:
 def choose_torch_threads(batch_size: int, work_per_row: int, cores: int | None = None) -> int:
     """How many torch threads suit batches of ``batch_size`` rows of ``work_per_row`` multiply-adds each.
 
-    One thread until a batch is large enough to be worth dividing; never more than ``cores`` (default: one
-    fewer than this process may use, which is left to the games, the server and the page: on two cores two torch threads
-    made 18,000 samples/s beside them and one made 45,000).
+    One thread until a batch is large enough to be worth dividing; never more than ``cores``. The default is one fewer
+    than this process may use, which is left to the games, the server and the page: beside them on two cores, training
+    with two torch threads fell to 18,000 samples/s at times (`make run` with a browser open).
     """
     if cores is None:
         cores = max(1, len(os.sched_getaffinity(0)) - 1)
