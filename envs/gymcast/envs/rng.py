@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# How every kernel is compiled: without the GIL, kept on disk, merged into its callers (a third faster for games).
+# How every kernel is compiled: without the GIL, kept on disk, merged into its callers (gain: docs/design.md).
 kernel = njit(cache=True, nogil=True, forceinline=True)
 
 MASK32 = 0xFFFFFFFF
