@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from gymcast.envs import compiling as _compiling  # first: it says where compiled kernels are kept
-from gymcast.envs.errors import ActionError, OptionValueError, UnknownEnvError, UnknownOptionError
+from gymcast.envs.errors import ActionError, OptionValueError, SnapshotError, UnknownEnvError, UnknownOptionError
 from gymcast.envs.policy import NumpyPolicy, load_policy
 from gymcast.envs.registry import GAMES, GameSpec, OptionSpec, game_spec, register_all, resolve_env_id
 from gymcast.envs.replay import Replay, ReplayError, ReplayRecorder, replay_frames, verify_replay
 from gymcast.envs.single import GameEnv
+from gymcast.envs.snapshot import EpisodeRecorder, restore, snapshot, snapshot_header
+from gymcast.envs.trajectory import TrajectoryHash
 from gymcast.envs.vector import GameVectorEnv
 
 __all__ = [
     "GAMES",
     "ActionError",
+    "EpisodeRecorder",
     "GameEnv",
     "GameSpec",
     "GameVectorEnv",
@@ -22,6 +25,8 @@ __all__ = [
     "Replay",
     "ReplayError",
     "ReplayRecorder",
+    "SnapshotError",
+    "TrajectoryHash",
     "UnknownEnvError",
     "UnknownOptionError",
     "game_spec",
@@ -29,6 +34,9 @@ __all__ = [
     "register_all",
     "replay_frames",
     "resolve_env_id",
+    "restore",
+    "snapshot",
+    "snapshot_header",
     "verify_replay",
     "warm_up",
 ]

@@ -22,6 +22,10 @@ class ActionError(ValueError):
     """Actions of the wrong shape, type or range."""
 
 
+class SnapshotError(ValueError):
+    """A snapshot that is damaged or does not fit, or an environment that none can be taken of."""
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """' Did you mean "x"?' when something allowed looks like what was given, else an empty string."""
     close = difflib.get_close_matches(given.lower(), list(allowed), n=1, cutoff=0.5)

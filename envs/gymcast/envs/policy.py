@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -31,6 +32,7 @@ class NumpyPolicy:
 
     def __init__(self, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], seed: int | None = 0) -> None:
         self.meta = meta
+        self.sha256 = _digest(arrays, meta)
         self.nvec = [int(n) for n in meta["nvec"]]
         self._splits = np.cumsum(self.nvec)[:-1]
         self._activation = _ACTIVATIONS[meta["activation"]]
@@ -78,6 +80,13 @@ class NumpyPolicy:
                 columns.append(np.minimum((p.cumsum(axis=1) < draws).sum(axis=1), p.shape[1] - 1))
         actions = np.stack(columns, axis=1).astype(np.int64)
         return actions[:, 0] if len(self.nvec) == 1 else actions
+
+
+def _digest(arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def load_policy(path: str | Path, seed: int | None = 0) -> NumpyPolicy:
