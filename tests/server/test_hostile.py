@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from gymcast.server import RunningServer
+from gymcast.server import RunningServer, running_server
 from gymcast.server.handlers import common
 
-from .conftest import DECISION, GRAPH, NewSession, event, expect_problem, external, metrics
+from ..reference_examples import DECISION, GRAPH
+from .conftest import NewSession, event, expect_problem, external, metrics, server_config
 
 SESSIONS = "/api/training/sessions"
 JSON = {"Content-Type": "application/json"}
@@ -128,6 +130,34 @@ async def test_slow_body_is_cut_off(server: RunningServer, monkeypatch: pytest.M
     await writer.wait_closed()
 
 
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (b"", 0),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n", 0),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET", 1),
+    ],
+    ids=["nothing", "endless headers", "a second request after the first"],
+)
+async def test_slow_headers_are_cut_off(tmp_path: Path, sent: bytes, answers: int) -> None:
+    settings = server_config(tmp_path, performance={"request_wait_seconds": 0.4})
+    async with running_server(settings) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(sent)
+
+        async def trickle() -> None:
+            # One byte of a header at a time, for ever.
+            while sent:
+                writer.write(b" /x" if answers else b"X-Slow: 1\r\n")
+                await asyncio.sleep(0.05)
+
+        slow = asyncio.create_task(trickle())
+        found = await asyncio.wait_for(reader.read(), 5)
+        slow.cancel()
+        assert found.count(b"HTTP/1.1 200 ") == answers and found.count(b"HTTP/1.1") == answers
+        writer.transport.abort()
+
+
 async def test_client_that_leaves_in_its_body_harms_nobody(
     server: RunningServer, client: aiohttp.ClientSession
 ) -> None:
@@ -208,6 +238,17 @@ async def test_bad_events_store_nothing(
         assert (await answer.json())["last_seq"] == 0
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_a_time_outside_the_years_1_to_9999_names_its_field(
+    client: aiohttp.ClientSession, new_session: NewSession, moment: str
+) -> None:
+    one = f"{SESSIONS}/{await new_session()}"
+    async with client.post(f"{one}/metrics", json=[metrics(), metrics(timestamp=moment)]) as answer:
+        document = await expect_problem(answer, 422)
+    (error,) = document["errors"]
+    assert error["pointer"] == "/1/timestamp" and "years 1 to 9999" in error["message"]
+
+
 async def test_extreme_but_legal_values_come_back(client: aiohttp.ClientSession, new_session: NewSession) -> None:
     one = f"{SESSIONS}/{await new_session()}"
     readings = [
@@ -276,10 +317,6 @@ class Shared:
 
 @pytest.fixture
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from gymcast.server import running_server
-
-    from .conftest import server_config
-
     loop = asyncio.new_event_loop()
     running = running_server(server_config(tmp_path_factory.mktemp("shared")))
     server = loop.run_until_complete(running.__aenter__())

@@ -19,7 +19,8 @@ from aiohttp import WSMsgType, WSServerHandshakeError
 from gymcast.server import RunningServer, hub, running_server
 from gymcast.server.handlers import live
 
-from .conftest import DECISION, GRAPH, NewSession, event, expect_problem, external, metrics, server_config
+from ..reference_examples import DECISION, GRAPH
+from .conftest import NewSession, event, expect_problem, external, metrics, server_config
 
 SESSIONS = "/api/training/sessions"
 

@@ -13,7 +13,8 @@ from gymcast.server import RunningServer, running_server
 from gymcast.training.config import TrainingConfig
 from gymcast.training.storage import SessionRecord, Storage
 
-from .conftest import DECISION, GRAPH, NewSession, event, expect_problem, external, metrics, server_config
+from ..reference_examples import DECISION, GRAPH
+from .conftest import NewSession, event, expect_problem, external, metrics, server_config
 
 SESSIONS = "/api/training/sessions"
 

@@ -210,7 +210,14 @@ async def running_server(
     app = create_app(config, manager=manager)
     listener = bind(config.host, config.port)
     runner = web.AppRunner(
-        app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S, lingering_time=_LINGER_S
+        app,
+        handle_signals=False,
+        access_log=None,
+        shutdown_timeout=_SHUTDOWN_S,
+        lingering_time=_LINGER_S,
+        # aiohttp has no time limit for headers, but its keep-alive timer runs until a request is complete up to its
+        # body, from the connection's beginning or the last answer on, however slowly bytes come in.
+        keepalive_timeout=config.performance.request_wait_seconds,
     )
     try:
         await runner.setup()

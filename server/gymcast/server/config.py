@@ -107,6 +107,10 @@ class PerformanceConfig(_Section):
     cleanup_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
         default=300, description="seconds between sweeps that drop what is kept in memory for sessions nobody watches"
     )
+    request_wait_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=10,
+        description="seconds a connection may take to send the next request's line and headers, idle time included",
+    )
     enable_rate_limiting: bool = Field(default=False, description="limit requests per client")
 
 

@@ -52,7 +52,10 @@ def utc_now() -> datetime:
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{value.isoformat()} is not within the years 1 to 9999 in UTC") from None
 
 
 # Counters are stored as 64-bit integers, so larger ones are refused here and not by a database driver.

@@ -1,7 +1,7 @@
 """The process of one training session: ``python -m gymcast.training.worker --run-dir DIR --server URL --session ID``.
 
 Exit codes: 0 when the run ended as it should (its goal reached, or stopped on request), 130 and 143 after SIGINT and
-SIGTERM (a checkpoint was written), 1 after an error.
+SIGTERM (a checkpoint was written), 1 after an error, 2 for settings that cannot be used.
 """
 
 from __future__ import annotations

@@ -143,9 +143,6 @@ def validate(model: type[M], value: Any, prefix: str = "") -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise from_validation(error, prefix) from None
-    except OverflowError:
-        # Raised for a time whose zone takes it out of the years 1 to 9999.
-        raise invalid(prefix, "out_of_range", "a value is out of range") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
