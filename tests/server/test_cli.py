@@ -249,3 +249,23 @@ def test_what_a_resumed_run_does_not_take(game: str | None, more: dict[str, obje
     (tmp_path / "run" / "config.yaml").write_text("env_id: CartPole-v1\n")
     with pytest.raises(UserError, match=text):
         plan_of(tmp_path, game, resume="run", **more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--lr-schedule", "cosine"), "need --learning-rate"),
+        (("--lr-warmup", "0.1"), "need --learning-rate"),
+        (("--learning-rate", "0.1", "--lr-schedule", "cubic"), "allowed: constant, linear, cosine, step"),
+        (
+            ("--learning-rate", "0.1", "--lr-schedule", "step", "--lr-end", "0"),
+            "'end' does not belong to a step schedule",
+        ),
+        (("--gamma", "7", "--batch-size", "0"), "hyperparameters.batch_size: got 0, allowed: an integer >= 2"),
+        (("--device", "gpu"), "auto, cpu, cuda, cuda:N or mps"),
+        (("--set", "checkpont=3"), "did you mean 'checkpoints_kept'"),
+        (("--set", "metricsHzz=3"), "did you mean 'metricsHz'"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused_before_anything_starts(arguments: tuple[str, ...], text: str) -> None:
+    assert text in refused("train", "CartPole-v1", *arguments)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 SMALL = ("--lanes", "2", "--evaluation-games", "4", "--set", "hyperparameters.n_steps=64", "--port", "auto")
 
@@ -32,7 +33,10 @@ def events(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """A folder with a finished run, and what the command printed as JSON."""
     folder = tmp_path_factory.mktemp("trained")
-    done = gymcast(folder, "train", "CartPole-v1", "--total_timesteps", "512", "--seed", "3", "--json", *SMALL)
+    done = gymcast(
+        folder, "train", "CartPole-v1", "--total_timesteps", "512", "--seed", "3", "--json", *SMALL,
+        "--learning_rate", "0.002", "--lr-schedule", "cosine", "--lr_warmup", "0.25", "--batch-size", "32",
+    )  # fmt: skip
     return folder, events(done)
 
 
@@ -50,6 +54,16 @@ def test_the_address_comes_first_and_the_summary_last(trained: tuple[Path, list[
     assert (folder / last["run_dir"] / last["checkpoint"]["path"] / "manifest.json").is_file()
     assert (folder / "runs" / "gymcast.db").is_file()
     assert (folder / last["run_dir"] / "config.yaml").is_file()
+
+
+def test_options_become_settings_of_the_run(trained: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, printed = trained
+    settings = yaml.safe_load((folder / printed[-1]["run_dir"] / "config.yaml").read_text())
+    assert settings["hyperparameters"]["learning_rate"] == {
+        "schedule": "cosine", "start": 0.002, "end": 0.0, "warmup": 0.25
+    }  # fmt: skip
+    assert settings["hyperparameters"]["batch_size"] == 32
+    assert settings["hyperparameters"]["n_epochs"] == 10  # of the preset
 
 
 def test_a_finished_run_asks_how_much_more(trained: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -85,7 +99,7 @@ def test_resume_goes_on_in_the_same_session(trained: tuple[Path, list[dict[str, 
 
 
 def test_settings_that_only_the_algorithm_can_check_are_bad_input_too(tmp_path: Path) -> None:
-    done = gymcast(tmp_path, "train", "CartPole-v1", "--set", "hyperparameters.n_stpes=64", "--port", "auto", "--quiet")
+    done = gymcast(tmp_path, "train", "CartPole-v1", "--algorithm", "maskable_ppo", "--port", "auto", "--quiet")
     assert done.returncode == 2
-    assert "hyperparameters.n_stpes: did you mean 'n_steps'?" in done.stdout
+    assert "algorithm: CartPole-v1 has no action_masks(); use ppo instead" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

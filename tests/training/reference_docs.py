@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 from gymcast.training.callbacks.metrics import EXTRA_METRICS
 from gymcast.training.config import NetworkConfig, ResourceLimits, TrainingConfig
 from gymcast.training.events import TrainingMetricsData
+from gymcast.training.hyperparameters import RULES
+from gymcast.training.schedules import SCHEDULED
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = "This page is written by `python tests/training/reference_docs.py --write` from the code."
@@ -54,6 +56,42 @@ def settings_table(model: type[BaseModel]) -> str:
     return "\n".join(rows)
 
 
+SCHEDULES = """\
+`learning_rate`, `clip_range` and `clip_range_vf` may be schedules. With *t* the progress of the training (0 to 1,
+towards the limit that is nearest) and *u* the progress after the warm-up:
+
+| schedule | value |
+|---|---|
+| `{schedule: constant, start: 0.001}` | `start` |
+| `{schedule: linear, start: 0.001, end: 0}` | `start + (end - start) u` |
+| `{schedule: cosine, start: 0.001, end: 0}` | `end + (start - end) (1 + cos(pi u)) / 2` |
+| `{schedule: step, start: 0.001, factor: 0.1, at: [0.5, 0.75]}` | `start`, times `factor` at each moment `at` |
+
+Each takes `warmup: 0.05` besides: over that share of the training the value rises from 0 to `start` in a straight line.
+
+```yaml
+hyperparameters:
+  learning_rate: {schedule: cosine, start: 0.001, end: 0.0001, warmup: 0.05}
+  clip_range: {schedule: linear, start: 0.2, end: 0.05}
+```
+
+A REST body holds the same under `config`. On the command line:
+`--learning-rate 0.001 --lr-schedule cosine --lr-end 0.0001 --lr-warmup 0.05`."""
+
+
+def hyperparameters_table() -> str:
+    rows = ["| hyperparameter | of | allowed | meaning |", "|---|---|---|---|"]
+    for name in sorted({name for rules in RULES.values() for name in rules}):
+        owners = [algorithm for algorithm, rules in RULES.items() if name in rules]
+        of = "all" if len(owners) == len(RULES) else ", ".join(owners)
+        for rule in dict.fromkeys(RULES[algorithm][name] for algorithm in owners):
+            meant = [algorithm for algorithm in owners if RULES[algorithm][name] == rule]
+            shown = of if len(meant) == len(owners) else ", ".join(meant)
+            schedule = " or a schedule" if name in SCHEDULED else ""
+            rows.append(f"| `{name}` | {shown} | {rule.allowed}{schedule} | {rule.meaning} |")
+    return "\n".join(rows)
+
+
 def settings_page() -> str:
     return "\n\n".join(
         [
@@ -64,6 +102,11 @@ def settings_page() -> str:
             settings_table(TrainingConfig),
             "## TrainingConfig.network",
             settings_table(NetworkConfig),
+            "## TrainingConfig.hyperparameters",
+            "Names and meanings are Stable-Baselines3's. What is not given keeps the preset's value, or the"
+            " algorithm's own.",
+            hyperparameters_table(),
+            SCHEDULES,
             "## ResourceLimits",
             settings_table(ResourceLimits) + "\n",
         ]

@@ -1,4 +1,4 @@
-"""Networks, threads, schedules and the export that needs no torch."""
+"""Networks, threads and the export that needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gymcast.envs import load_policy
 from gymcast.training.config import ConfigError, NetworkConfig, TrainingConfig
 from gymcast.training.models import build_model, torch_threads
 from gymcast.training.policies import can_export, choose_torch_threads, export_policy, network_work, policy_arrays
-from gymcast.training.schedules import LinearSchedule, resolve_schedules
 from gymcast.training.vec_env import make_training_vec_env
 
 OPTIONS = {"opponent": "random"}
@@ -119,32 +118,9 @@ def test_threads_follow_the_algorithms_batches() -> None:
     assert torch_threads(TrainingConfig(), small, rows=10**7) == choose_torch_threads(10**7, 10**6)
 
 
-def test_linear_schedule() -> None:
-    schedule = LinearSchedule(1.0, 0.2)
-    assert [schedule(left) for left in (1.0, 0.5, 0.0)] == pytest.approx([1.0, 0.6, 0.2])
-    given = {"learning_rate": {"schedule": "linear", "start": 3e-4, "end": 0}, "gamma": 0.9}
-    resolved = resolve_schedules(given)
-    assert resolved["gamma"] == 0.9 and resolved["learning_rate"](0.5) == pytest.approx(1.5e-4)
-
-
-@pytest.mark.parametrize(
-    "hyperparameters",
-    [
-        {"learning_rate": {"schedule": "cubic", "start": 1, "end": 0}},
-        {"learning_rate": {"schedule": "linear", "start": 1}},
-        {"learning_rate": {"schedule": "linear", "start": "high", "end": 0}},
-        {"gamma": {"schedule": "linear", "start": 1, "end": 0}},
-    ],
-)
-def test_schedules_that_make_no_sense_are_refused(hyperparameters: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"hyperparameters.{next(iter(hyperparameters))}"):
-        resolve_schedules(hyperparameters)
-
-
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"hyperparameters": {"n_step": 8}}, "did you mean 'n_steps'"),
         ({"algorithm": "dqn"}, "needs Discrete actions"),
     ],
 )

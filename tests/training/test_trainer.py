@@ -218,8 +218,8 @@ def test_pacing_holds_the_game_to_its_speed(tmp_path: Path) -> None:
 
 
 def test_values_that_cannot_work_end_the_run_with_an_event(tmp_path: Path, sink: Any) -> None:
-    with pytest.raises(ConfigError, match="did you mean 'n_steps'"):
-        run(tmp_path, sink, hyperparameters={"n_step": 3})
+    with pytest.raises(ConfigError, match="dqn needs Discrete actions"):
+        run(tmp_path, sink, algorithm="dqn", hyperparameters={"buffer_size": 10})
     assert sink.of(TrainingStatusData)[-1].status == "failed"
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 

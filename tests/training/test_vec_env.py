@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from gymcast.envs import GameVectorEnv, OptionValueError, UnknownEnvError, UnknownOptionError
+from gymcast.training.config import ConfigError
 from gymcast.training.vec_env import GameVecEnv, WallClockLimit, make_training_vec_env
 
 SHORT = {"opponent": "random", "max_duration_s": 2.0}
@@ -238,3 +239,8 @@ def test_episode_timeout_is_wall_clock_time_elsewhere() -> None:
         _, _, terminated, truncated, _ = env.step(0)
         assert not terminated
     assert not WallClockLimit(Endless(), 60.0).reset()[1]
+
+
+def test_an_option_the_environment_does_not_take_is_a_matter_of_settings() -> None:
+    with pytest.raises(ConfigError, match=r"env_kwargs: .*unexpected keyword argument 'foo'"):
+        make_training_vec_env("CartPole-v1", 1, 0, options={"foo": 1})

@@ -122,15 +122,22 @@ def test_the_server_may_go_away_and_come_back(tmp_path: Path, make_receiver: Any
 def test_a_bad_configuration_is_one_clear_message(tmp_path: Path, receiver: Any) -> None:
     (tmp_path / "config.yaml").write_text("env_id: archers\nparallel_episodes: 0\n")
     code, errors = finish(start(tmp_path, receiver.url, "--resume"))
-    assert code == 1 and "parallel_episodes" in errors and "Traceback" not in errors
+    assert code == 2 and "parallel_episodes" in errors and "Traceback" not in errors
     assert receiver.of_type("error")[0]["code"] == "bad_config"
     assert receiver.of_type("training_status")[-1]["status"] == "failed"
 
 
 def test_an_unknown_game_is_one_clear_message(tmp_path: Path, receiver: Any) -> None:
     code, errors = finish(start(tmp_path, receiver.url, env_id="archer"))
-    assert code == 1 and "archers" in errors.splitlines()[-1]
+    assert code == 2 and "archers" in errors.splitlines()[-1]
     assert receiver.of_type("training_status")[-1]["status"] == "failed"
+
+
+def test_settings_that_only_the_algorithm_can_check_end_it_with_code_2(tmp_path: Path, receiver: Any) -> None:
+    code, errors = finish(start(tmp_path, receiver.url, algorithm="dqn", hyperparameters={"buffer_size": 10}))
+    assert code == 2 and errors.splitlines()[-1].startswith("  algorithm: dqn needs Discrete actions")
+    assert "Traceback" not in errors + (tmp_path / "log.txt").read_text()
+    assert [data["code"] for data in receiver.of_type("error")] == ["bad_config"]
 
 
 LAZY = """

@@ -57,7 +57,10 @@ def failures_explained(runs_dir: Path) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        raise UserError(f"the database of {runs_dir}/ cannot be used: {error}", EXIT_FAILED) from None
+        # What the database driver itself says, such as "database or disk is full", is for people on this machine.
+        cause = getattr(error.__cause__, "orig", None)
+        reason = f" ({cause})" if cause is not None and str(cause) not in str(error) else ""
+        raise UserError(f"the database of {runs_dir}/ cannot be used: {error}{reason}", EXIT_FAILED) from None
     except ServerConfigError as error:
         raise UserError(describe_settings(error)) from None
     except BrokenPipeError:

@@ -61,6 +61,18 @@ def train(
     ] = None,
     seed: Annotated[int | None, _option(_LEARNING, "Seed of everything random; drawn when not given.")] = None,
     learning_rate: Annotated[float | None, _option(_LEARNING, "Step size of the optimizer.")] = None,
+    lr_schedule: Annotated[
+        str | None,
+        _option(
+            _LEARNING,
+            "Course of the step size from --learning-rate on: constant, linear, cosine, or step (a tenth from half of "
+            "the training on, a hundredth from three quarters on).",
+        ),
+    ] = None,
+    lr_end: Annotated[float | None, _option(_LEARNING, "Where a linear or cosine schedule ends; by default 0.")] = None,
+    lr_warmup: Annotated[
+        float | None, _option(_LEARNING, "Share of the training, 0 to 1, in which the step size first rises from 0.")
+    ] = None,
     gamma: Annotated[float | None, _option(_LEARNING, "Discount factor per decision.")] = None,
     batch_size: Annotated[int | None, _option(_LEARNING, "Samples per gradient step.")] = None,
     device: Annotated[str | None, _option(_LEARNING, "cpu, cuda, cuda:N, mps or auto.")] = None,
@@ -127,7 +139,11 @@ def train(
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     nested = {
         "env_kwargs": {"opponent": opponent, "map": map_, **cli_plan.parse_assignments("--option", option or ())},
-        "hyperparameters": {"learning_rate": learning_rate, "gamma": gamma, "batch_size": batch_size},
+        "hyperparameters": {
+            "learning_rate": _learning_rate(learning_rate, lr_schedule, lr_end, lr_warmup),
+            "gamma": gamma,
+            "batch_size": batch_size,
+        },
     }
     for name, part in nested.items():
         if kept := {key: value for key, value in part.items() if value is not None}:
@@ -147,3 +163,16 @@ def train(
         output="json" if json_ else "quiet" if quiet else "live" if terminal else "plain",
     )
     raise typer.Exit(cli_run.run(plan))
+
+
+def _learning_rate(rate: float | None, kind: str | None, end: float | None, warmup: float | None) -> Any:
+    """The learning rate as a setting: nothing, a number or a schedule."""
+    if kind is None and end is None and warmup is None:
+        return rate
+    if rate is None:
+        raise UserError("--lr-schedule, --lr-end and --lr-warmup need --learning-rate, the step size they start from")
+    kind = kind.lower() if kind is not None else "constant" if end is None else "linear"
+    keys: dict[str, Any] = {"linear": {"end": 0.0}, "cosine": {"end": 0.0}, "step": {"factor": 0.1, "at": [0.5, 0.75]}}
+    schedule = {"schedule": kind, "start": rate, **keys.get(kind, {})}
+    given = {"end": end, "warmup": warmup}
+    return {**schedule, **{name: value for name, value in given.items() if value is not None}}

@@ -65,6 +65,8 @@ class RunView:
     checkpoint: CheckpointData | None = None
     replay_id: str | None = None
     warnings: list[str] = field(default_factory=list)
+    refused: bool = False
+    """Whether it failed because of its settings, which only the training process can check in full."""
     started: float = field(default_factory=time.monotonic)
     _warned: dict[str, float] = field(default_factory=dict)
 
@@ -95,6 +97,7 @@ class RunView:
 
     def _warn(self, data: ErrorData) -> None:
         """Keep a warning; a disk that is full says so with every checkpoint, which is worth a line a minute."""
+        self.refused = self.refused or data.code == "bad_config"
         if data.code in _SAID_BY_THE_REASON:
             return
         last = self._warned.get(data.code)
@@ -106,11 +109,6 @@ class RunView:
     def ended(self) -> bool:
         """Whether the session has reached a final status."""
         return self.status in TERMINAL
-
-    @property
-    def refused(self) -> bool:
-        """Whether it failed because of its settings, which only the training process can check in full."""
-        return self.status == "failed" and (self.reason or "").startswith("ConfigError:")
 
     @property
     def learning(self) -> bool:

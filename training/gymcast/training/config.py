@@ -14,8 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+
+from gymcast.training.hyperparameters import problems_of
 
 Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
 Activation = Literal["tanh", "relu", "elu"]
@@ -46,6 +57,14 @@ class ConfigError(ValueError):
         self.title = title
         self.problems = problems
         super().__init__("\n".join([title, *(f"  {field}: {text}" for field, text in problems)]))
+
+
+class _SeveralProblems(ValueError):
+    """More than one thing wrong inside one field."""
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{name}: {text}" for name, text in problems))
 
 
 class _ConfigModel(BaseModel):
@@ -107,13 +126,14 @@ class TrainingConfig(_ConfigModel):
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     hyperparameters: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="arguments of the algorithm's class; a rate may be {schedule: linear, start: x, end: y}",
+        description="arguments of the algorithm, see below; a rate may be a schedule",
     )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
         default=None, description="seed of everything random, 0..2^31-1; null draws one, which the run folder records"
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = Field(
-        default="cpu", description="torch device; small networks are fastest on the CPU"
+        default="cpu",
+        description="torch device: auto, cpu, cuda, cuda:N or mps; small networks are fastest on the CPU",
     )
 
     # How long: training ends at the limit that is reached first, or when it is stopped
@@ -183,18 +203,12 @@ class TrainingConfig(_ConfigModel):
 
     @field_validator("hyperparameters")
     @classmethod
-    def _no_reserved_hyperparameters(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        owned = {
-            "policy": "algorithm",
-            "env": "env_id",
-            "policy_kwargs": "network",
-            "seed": "seed",
-            "device": "device",
-            "tensorboard_log": "the run folder",
-        }
-        clashes = [f"{name} (set by {owner})" for name, owner in owned.items() if name in value]
-        if clashes:
-            raise ValueError(f"these do not belong here: {', '.join(clashes)}")
+    def _hyperparameters_of_the_algorithm(
+        cls, value: dict[str, JsonValue], info: ValidationInfo
+    ) -> dict[str, JsonValue]:
+        algorithm = info.data.get("algorithm")  # missing when it is itself wrong
+        if algorithm is not None and (problems := problems_of(algorithm, value)):
+            raise _SeveralProblems(problems)
         return value
 
     @property
@@ -304,14 +318,22 @@ def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
 def describe_problems(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:
     """``(field, text)`` for every problem in ``error``: what was given, what is allowed, or which name was meant."""
     problems = []
-    known = [*model.model_fields, *NetworkConfig.model_fields, *_SNAKE_NAMES]
+    snake = [*model.model_fields, *NetworkConfig.model_fields]
     for item in error.errors(include_url=False):
         field = ".".join(str(part) for part in item["loc"]) or "configuration"
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            name = str(item["loc"][-1])
+            # The spelling that was used is the one to suggest.
+            close = difflib.get_close_matches(name, snake if name.islower() else [*_SNAKE_NAMES], n=1)
             problems.append((field, "unknown field" + (f"; did you mean {close[0]!r}?" if close else "")))
             continue
+        inner = item.get("ctx", {}).get("error")
+        if isinstance(inner, _SeveralProblems):
+            problems += [(f"{field}.{name}", text) for name, text in inner.problems]
+            continue
         text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "string_pattern_mismatch":
+            text = "not of the form that is allowed"  # the description says it better than a regular expression
         root = item["loc"][0] if item["loc"] else None
         info = model.model_fields.get(str(root))
         given = repr(item["input"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from typing import Any, Final
 
 from gymnasium import spaces
@@ -36,12 +34,10 @@ BATCHED: Final[dict[str, tuple[type[BaseAlgorithm], type[Any]]]] = {
 def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
     """The algorithm of ``config`` on ``env``, with fresh weights from ``seed``.
 
-    Raises :class:`~gymcast.training.config.ConfigError` for unknown hyperparameters, or an algorithm that does not
-    suit the environment's actions.
+    Raises :class:`~gymcast.training.config.ConfigError` for an algorithm or network that does not suit the environment.
     """
-    _check_hyperparameters(config)
     _check_actions(config, env)
-    hyperparameters = resolve_schedules(dict(config.hyperparameters))
+    hyperparameters = resolve_schedules(config.hyperparameters)
     flat = isinstance(env.observation_space, spaces.Box) and not is_image_space(env.observation_space)
     _check_network(config, flat)
     algorithm = PLAIN[config.algorithm]
@@ -69,19 +65,6 @@ def torch_threads(config: TrainingConfig, model: BaseAlgorithm, rows: int | None
     inputs = spaces.flatdim(model.observation_space)
     outputs = spaces.flatdim(model.action_space)
     return choose_torch_threads(rows, network_work(config.network, inputs, outputs))
-
-
-def _check_hyperparameters(config: TrainingConfig) -> None:
-    known = [name for name in inspect.signature(PLAIN[config.algorithm].__init__).parameters if name != "self"]
-    problems = []
-    for name in config.hyperparameters:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            text = f"{hint}{config.algorithm} takes: {', '.join(known)}"
-            problems.append((f"hyperparameters.{name}", text))
-    if problems:
-        raise ConfigError("invalid TrainingConfig", problems)
 
 
 def _check_network(config: TrainingConfig, flat: bool) -> None:

@@ -42,7 +42,7 @@ from gymcast.training.checkpoints import (
     model_tensors,
     restore_model,
 )
-from gymcast.training.config import TrainingConfig
+from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
     CheckpointData,
@@ -337,6 +337,12 @@ class Trainer:
     def _failures_reported(self) -> Iterator[None]:
         try:
             yield
+        except ConfigError as error:
+            # Settings that only the built environment or algorithm can check: no fault whose traceback would help.
+            log.error("%s", error)
+            self._emit(ErrorData(code="bad_config", message=str(error)[:2000]))
+            self._report("failed", "", str(error))
+            raise
         except Exception as error:
             log.exception("training failed")
             self._emit(ErrorData(code="training_failed", message=f"{type(error).__name__}: {error}"[:2000]))

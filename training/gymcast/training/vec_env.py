@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from gymcast.envs import GAMES, GameVectorEnv, resolve_env_id
+from gymcast.training.config import ConfigError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,6 +197,15 @@ def is_builtin(env_id: str) -> bool:
     return env_id in GAMES
 
 
+def _make_other(env_id: str, **options: Any) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(env_id, **options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigError("invalid TrainingConfig", [("env_kwargs", str(error))]) from None
+
+
 def make_training_vec_env(
     env_id: str,
     n: int,
@@ -211,7 +221,8 @@ def make_training_vec_env(
     Built-in games run as one compiled batch; any other Gymnasium id runs in ``DummyVecEnv``, or in ``SubprocVecEnv``
     with ``subprocesses=True``. ``episode_timeout`` truncates episodes after that many seconds: of game time in built-in
     games, of wall-clock time in others. ``options``, as a mapping or one by one, go to the environment.
-    Raises ``UnknownEnvError``, ``UnknownOptionError`` or ``OptionValueError`` with the nearest valid name.
+    Raises ``UnknownEnvError``, ``UnknownOptionError`` or ``OptionValueError`` with the nearest valid name, and
+    :class:`~gymcast.training.config.ConfigError` for options that another environment's constructor does not take.
     """
     env_id = resolve_env_id(env_id)
     chosen = {**(options or {}), **more_options}
@@ -225,7 +236,7 @@ def make_training_vec_env(
     wrapper: Callable[..., gym.Env[Any, Any]] | None = None if episode_timeout is None else WallClockLimit
     # A function instead of the id: for an id, images are asked for whether the environment has them or not.
     vec_env: VecEnv = make_vec_env(
-        partial(gym.make, env_id),
+        partial(_make_other, env_id),
         n_envs=n,
         seed=seed,
         env_kwargs=chosen,

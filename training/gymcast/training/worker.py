@@ -56,7 +56,7 @@ def _train(run_dir: Path, sink: EventSink, resume: bool, signals: StopSignals) -
         sink.emit(ErrorData(code="bad_config", message=str(error)[:2000]))
         sink.emit(TrainingStatusData(status="failed", reason=str(error)[:2000]))
         print(error, file=sys.stderr)
-        return 1
+        return 2
     sink.emit(TrainingStatusData(status="starting", phase="compiling", total_timesteps=config.total_timesteps))
     # torch and Stable-Baselines3 take a second to import; the viewer has heard from us by then.
     from gymcast.training.trainer import Trainer
@@ -64,6 +64,9 @@ def _train(run_dir: Path, sink: EventSink, resume: bool, signals: StopSignals) -
     try:
         trainer = Trainer(config, run_dir=run_dir, sink=sink, resume=resume, signals=signals)
         return trainer.run_training_loop().exit_code
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except Exception as error:  # noqa: BLE001 - the process boundary: the trainer has reported it, the code says it
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

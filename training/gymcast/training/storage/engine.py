@@ -71,7 +71,8 @@ class Database:
             self._connection = self._engine.connect().execution_options(**{WRITER_OPTION: True})
             migrate(self._connection)
         except (SQLAlchemyError, OSError) as error:
-            raise StorageUnavailableError(f"the database {path} cannot be opened: {error}") from error
+            said = getattr(error, "orig", None) or error  # the driver's own words, without the statement
+            raise StorageUnavailableError(f"the database {path} cannot be opened: {said}") from error
 
     def _write(self, job: Callable[[sa.Connection], T]) -> T:
         assert self._connection is not None
