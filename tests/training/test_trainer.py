@@ -221,13 +221,15 @@ def test_values_that_cannot_work_end_the_run_with_an_event(tmp_path: Path, sink:
     with pytest.raises(ConfigError, match="dqn needs Discrete actions"):
         run(tmp_path, sink, algorithm="dqn", hyperparameters={"buffer_size": 10})
     assert sink.of(TrainingStatusData)[-1].status == "failed"
-    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "dqn needs Discrete actions" in log and "Traceback" not in log
 
 
 def test_a_lost_network_is_noticed(tmp_path: Path, sink: Any) -> None:
     with pytest.raises((RuntimeError, ValueError)):
         run(tmp_path, sink, hyperparameters={**SMALL["hyperparameters"], "learning_rate": 1e30}, total_timesteps=5000)  # type: ignore[dict-item]
     assert sink.of(TrainingStatusData)[-1].status == "failed"
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
 
 
 FULL_DISK = """
