@@ -18,8 +18,10 @@ import pytest
 from gymcast.envs import (
     EpisodeRecorder,
     GameVectorEnv,
+    NumpyPolicy,
     SnapshotError,
     TrajectoryHash,
+    game_spec,
     restore,
     sealed,
     snapshot,
@@ -208,6 +210,28 @@ def test_streams_are_put_back_into_the_spaces_others_hold() -> None:
         assert np.array_equal([held.sample() for _ in range(10)], drawn)
 
 
+def policy(seed: int) -> NumpyPolicy:
+    weights = np.random.default_rng(seed)
+    heads = {"action": (24, 93), "value": (1, 93)}
+    arrays = {f"{name}.weight": weights.normal(size=shape) for name, shape in heads.items()}
+    arrays |= {f"{name}.bias": np.zeros(shape[0]) for name, shape in heads.items()}
+    return NumpyPolicy(arrays, {"env_id": "gymcast/Archers-v0", "activation": "tanh", "nvec": [3, 3, 2, 16]})
+
+
+def test_a_policy_as_opponent_goes_on_with_its_stream() -> None:
+    env = GameVectorEnv("archers", 3, opponent=policy(0))
+    env.reset(seed=0)
+    env.action_space.seed(1)
+    play(env, 20)
+    taken = snapshot(env)
+    expected = play(env, 50)
+    other = GameVectorEnv("archers", 3, opponent=policy(0))
+    restore(other, taken)
+    assert play(other, 50) == expected
+    with pytest.raises(SnapshotError, match="opponent"):
+        restore(GameVectorEnv("archers", 3, opponent=policy(1)), taken)
+
+
 def test_a_vector_env_of_gymnasium_goes_on() -> None:
     def build() -> gym.vector.VectorEnv[Any, Any, Any]:
         return gym.make_vec("CartPole-v1", 3, vectorization_mode="sync")
@@ -328,6 +352,22 @@ def test_another_version_of_game_or_format_is_refused() -> None:
     layout[0][1][0][0] = "another_field"
     with pytest.raises(SnapshotError, match="laid out"):
         restore(env, repacked(snapshot(env), False, arrays=layout))
+
+
+@pytest.mark.parametrize("field", [*game_spec("archers").state_ranges, *game_spec("archers").state_fixed])
+def test_a_state_no_kernel_must_see_is_refused(field: str) -> None:
+    env = batch(players=3)
+    taken = snapshot(env)
+    seal = sealed.unpack(taken)
+    states = np.frombuffer(seal.payload, env.batch.state.dtype, env.num_games).copy()
+    rest = seal.payload[states.nbytes :]
+    bad: list[Any] = [np.iinfo(np.int32).max, -2] if states[field].dtype.kind == "i" else [np.nan, np.inf, -1e9]
+    for value in bad:
+        worse = states.copy()
+        worse[field][1, ...] = value
+        with pytest.raises(SnapshotError, match=field):
+            restore(env, sealed.pack(seal.header, worse.tobytes() + rest, signed=False))
+    assert snapshot(env) == taken
 
 
 class Bomb:

@@ -53,6 +53,7 @@ def put_back(chain: list[Any], vector: GameVectorEnv, lane: int | None, seal: se
     games = slice(0, vector.num_games) if lane is None else _games(vector, lane)
     live = _arrays(vector, games)
     found, rest = _read_arrays(header, live, seal.payload)
+    _check_state(vector, live["state"], found["state"])
     ended, over = _read_ends(header, (games.stop - games.start) * vector.seats, chain[-1])
     streams = _read_streams(header) if lane is None else {}
     wrappers = _read_wrappers(chain, seal, rest) if lane is None else None
@@ -133,6 +134,16 @@ def _read_arrays(
         found[name] = np.frombuffer(payload, array.dtype, array.size, at).reshape(array.shape)
         at += array.nbytes
     return found, payload[at:]
+
+
+def _check_state(vector: GameVectorEnv, live: NDArray[Any], found: NDArray[Any]) -> None:
+    """Compiled kernels index tables without looking: nothing out of range may reach them, whoever wrote it."""
+    for name in vector.game.state_fixed:
+        if (found[name] != live[name]).any():
+            raise SnapshotError(f"this snapshot is damaged: {name} is not what the options make it. Take an older one.")
+    for name, (low, high) in vector.game.state_ranges.items():
+        if not ((found[name] >= np.asarray(low)) & (found[name] <= np.asarray(high))).all():  # NaN: neither
+            raise SnapshotError(f"this snapshot is damaged: {name} of a game is out of range. Take an older one.")
 
 
 def _read_ends(header: Mapping[str, Any], lanes: int, base: Any) -> tuple[list[int], bool]:

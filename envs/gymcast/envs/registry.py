@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,8 @@ class GameSpec:
     module: str  # where the batch class lives
     batch_class: str
     draw_module: str
+    state_fixed: tuple[str, ...]  # fields of the state that the options determine
+    state_ranges: Mapping[str, tuple[Any, Any]]  # bounds (inclusive) of those that kernels index or loop with
 
     def complete_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All options with the given ones checked and put in; JSON-able but for a callable opponent.
@@ -89,6 +92,11 @@ class GameSpec:
 
 
 _LEVELS = ("random", "beginner", "intermediate", "advanced", "expert")
+
+# A scripted archer's memory: two times, an intent, the next slot; then for each of four slots when a command is due,
+# move, vertical, bow and aim.
+_BOT_LOW = (0, 0, -1, 0) + (-1, -1, 0, 0, 0) * 4
+_BOT_HIGH = (2**31 - 1, 2**31 - 1, 2, 3) + (2**31 - 1, 1, 2, 1, 15) * 4
 
 ARCHERS = GameSpec(
     id="gymcast/Archers-v0",
@@ -126,6 +134,30 @@ ARCHERS = GameSpec(
     module="gymcast.envs.games.archers_batch",
     batch_class="ArchersBatch",
     draw_module="gymcast.envs.draw.archers",
+    state_fixed=("players", "arrows"),
+    state_ranges={
+        "arena": (0, 3),
+        "level": (-1, 4),
+        "x": (0.0, math.nextafter(800.0, 0.0)),
+        "y": (0.0, math.nextafter(600.0, 0.0)),
+        "vx": (-600.0, 600.0),
+        "vy": (-600.0, 600.0),
+        "aim_x": (-1.0, 1.0),
+        "aim_y": (-1.0, 1.0),
+        "move": (-1, 1),
+        "charge": (0, 100),
+        "jumps": (0, 2),
+        "quiver": (0, 4),
+        "respawn": (0, 250),
+        "kills": (0, 100),
+        "arrow_x": (0.0, math.nextafter(800.0, 0.0)),
+        "arrow_y": (0.0, math.nextafter(600.0, 0.0)),
+        "arrow_vx": (-600.0, 600.0),
+        "arrow_vy": (-600.0, 600.0),
+        "arrow_state": (0, 3),
+        "arrow_owner": (0, 3),
+        "bot": (_BOT_LOW, _BOT_HIGH),
+    },
 )
 
 GAMES: dict[str, GameSpec] = {ARCHERS.id: ARCHERS}

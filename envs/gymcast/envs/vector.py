@@ -223,6 +223,11 @@ class GameVectorEnv(VectorEnv[Any, Any, Any]):
 
     # -------------------------------------------------------------------------------------------------- for adapters
 
+    @property
+    def observation(self) -> NDArray[Any]:
+        """Observations now, (N, ...): what the last reset, step or restored snapshot gave."""
+        return self._lanes(self.batch.observation)
+
     def action_masks(self) -> NDArray[np.bool_]:
         """Legal actions now, bool (N, K): the groups of a MultiDiscrete side by side, or each Discrete action."""
         mask: NDArray[np.bool_] = self._lanes(self.batch.out.mask)
