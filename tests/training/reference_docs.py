@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gymcast.training.callbacks.metrics import EXTRA_METRICS
-from gymcast.training.config import NetworkConfig, ResourceLimits, TrainingConfig
+from gymcast.training.config import NetworkConfig, NormalizeConfig, ResourceLimits, TrainingConfig
 from gymcast.training.events import TrainingMetricsData
 from gymcast.training.hyperparameters import RULES
 from gymcast.training.schedules import SCHEDULED
@@ -102,6 +102,8 @@ def settings_page() -> str:
             settings_table(TrainingConfig),
             "## TrainingConfig.network",
             settings_table(NetworkConfig),
+            "## TrainingConfig.normalize",
+            settings_table(NormalizeConfig),
             "## TrainingConfig.hyperparameters",
             "Names and meanings are Stable-Baselines3's. What is not given keeps the preset's value, or the"
             " algorithm's own.",

@@ -20,6 +20,7 @@ from gymcast.training.algorithms import (
     BatchPPO,
     BatchRolloutBuffer,
 )
+from gymcast.training.models import follow_progress
 from gymcast.training.vec_env import make_training_vec_env
 
 
@@ -124,10 +125,12 @@ def test_the_buffer_hands_out_every_row_once_and_keeps_rows_together() -> None:
             assert th.allclose(batch.advantages + batch.old_values, batch.returns)
 
 
-def test_progress_of_schedules_can_follow_the_clock() -> None:
+@pytest.mark.parametrize("algorithm", [BatchPPO, A2C])
+def test_progress_of_schedules_can_follow_the_clock(algorithm: Any) -> None:
     env = make_training_vec_env("CartPole-v1", 4, 1)
-    model = BatchPPO("MlpPolicy", env, learning_rate=lambda left: 1e-3 * left, device="cpu", **PPO_ARGUMENTS)
-    model.progress_source = lambda: 0.75
+    arguments = PPO_ARGUMENTS if algorithm is BatchPPO else {}
+    model = algorithm("MlpPolicy", env, learning_rate=lambda left: 1e-3 * left, device="cpu", **arguments)
+    follow_progress(model, lambda: 0.75)
     model.learn(64)
     assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.25e-3)
     env.close()

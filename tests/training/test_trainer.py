@@ -16,7 +16,7 @@ import torch as th
 
 from gymcast.envs import Replay, load_policy, verify_replay
 from gymcast.training import Trainer, TrainingConfig
-from gymcast.training.checkpoints import CheckpointManager, load_state, load_tensors
+from gymcast.training.checkpoints import CheckpointManager, load_arrays, load_state, load_tensors
 from gymcast.training.config import ConfigError
 from gymcast.training.events import (
     BotDecisionData,
@@ -155,7 +155,11 @@ def test_a_resumed_run_continues_where_it_was(tmp_path: Path) -> None:
     for name, value in before.items():
         assert th.equal(value, after[name]) if isinstance(value, th.Tensor) else value == after[name], name
     state = load_state(restored)
-    assert state == load_state(saved) and state["timesteps"] == 512 and state["stats"]["episodes"] == first.episodes
+    assert state == load_state(saved) and state["counters"]["num_timesteps"] == 512
+    assert state["stats"]["episodes"] == first.episodes
+    arrays, again_arrays = load_arrays(saved), load_arrays(restored)
+    assert {"random/torch", "random/numpy", "random/python", "game/0", "_last_obs"} <= set(arrays) == set(again_arrays)
+    assert all(np.array_equal(arrays[name], again_arrays[name]) for name in arrays)
     further = run(tmp_path, total_timesteps=1024, evaluation_games=0, resume=True)
     assert further.timesteps == 1024 and further.episodes > first.episodes
     assert further.training_seconds > first.training_seconds

@@ -9,7 +9,7 @@ rows rounds differently from one with a single row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,15 +93,6 @@ class BatchMaskableRolloutBuffer(MaskableRolloutBuffer, BatchRolloutBuffer):
 
 class _BatchCollection(OnPolicyAlgorithm):
     """``collect_rollouts`` without per-lane loops; mixed into an on-policy algorithm."""
-
-    progress_source: Callable[[], float] | None = None
-    """Progress 0..1 that schedules follow instead of the share of timesteps, for runs limited by time or episodes."""
-
-    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        if self.progress_source is None:
-            super()._update_current_progress_remaining(num_timesteps, total_timesteps)
-        else:
-            self._current_progress_remaining = 1.0 - self.progress_source()
 
     def collect_rollouts(
         self,

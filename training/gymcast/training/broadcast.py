@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.1
+# Its own generator: drawing from Python's global one would change what a training draws after it.
+_JITTER: Final = random.Random()
 BACKOFF_FIRST_SECONDS: Final = 0.25
 BACKOFF_CAP_SECONDS: Final = 10.0
 MAX_QUEUED_EVENTS: Final = 10_000
@@ -270,7 +272,7 @@ class EventSink:
                 self._connected = False
                 self._store_lines()
                 cap = min(BACKOFF_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures, 10))
-                self._pause(max(error.retry_after, random.uniform(cap / 2, cap)))
+                self._pause(max(error.retry_after, _JITTER.uniform(cap / 2, cap)))
                 continue
             self._wake.wait(HEARTBEAT_SECONDS)
             self._wake.clear()

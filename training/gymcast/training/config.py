@@ -28,11 +28,11 @@ from pydantic.alias_generators import to_camel
 
 from gymcast.training.hyperparameters import problems_of
 
-Algorithm = Literal["ppo", "maskable_ppo", "a2c", "dqn"]
+Algorithm = Literal["ppo", "maskable_ppo", "recurrent_ppo", "a2c", "dqn"]
 Activation = Literal["tanh", "relu", "elu"]
 
 # Fields that are mappings: a preset and its overrides are merged key by key instead of replaced as a whole.
-_MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network")
+_MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network", "normalize")
 _LIMIT_FIELDS: Final = ("max_episodes", "total_timesteps", "max_minutes")
 _PRESET_PACKAGE: Final = "gymcast.training"
 
@@ -112,6 +112,23 @@ class NetworkConfig(_ConfigModel):
     )
     activation: Activation = Field(default="tanh", description="activation between layers")
     ortho_init: bool = Field(default=True, description="orthogonal initial weights (on-policy algorithms)")
+    lstm_hidden: Annotated[int, Field(ge=1, le=8192)] = Field(
+        default=64,
+        description="units of the LSTM before the hidden layers, one each for actor and critic (recurrent_ppo)",
+    )
+
+
+class NormalizeConfig(_ConfigModel):
+    """Running normalisation of what the learner sees: Stable-Baselines3's ``VecNormalize``."""
+
+    observations: bool = Field(default=True, description="shift and scale observations to mean 0 and variance 1")
+    rewards: bool = Field(default=True, description="scale rewards by the deviation of the discounted return")
+    clip_observations: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=10.0, description="largest size of a normalised observation"
+    )
+    clip_rewards: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=10.0, description="largest size of a normalised reward"
+    )
 
 
 class TrainingConfig(_ConfigModel):
@@ -124,6 +141,9 @@ class TrainingConfig(_ConfigModel):
     env_kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="options of the environment")
     algorithm: Algorithm = Field(default="ppo", description="Stable-Baselines3 algorithm")
     network: NetworkConfig = Field(default_factory=NetworkConfig)
+    normalize: NormalizeConfig | None = Field(
+        default=None, description="running normalisation of observations and rewards, see below; null: none"
+    )
     hyperparameters: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="arguments of the algorithm, see below; a rate may be a schedule",
@@ -183,8 +203,21 @@ class TrainingConfig(_ConfigModel):
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=10**13)] | None = Field(
         default=None, description="decisions between checkpoints; null: none by decisions"
     )
+    checkpoint_interval_episodes: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
+        default=None, description="finished episodes between checkpoints; null: none by episodes"
+    )
     checkpoints_kept: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3, description="newest checkpoints kept when auto_cleanup is on; the best one is kept besides"
+    )
+    checkpoints_max_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="MiB all checkpoints of a run may take when auto_cleanup is on; the oldest go first, the newest and"
+        " the best one always stay; null: not limited",
+    )
+    checkpoint_evaluation_games: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="games played when a checkpoint is written, to tell the best one; 0: the recent training episodes"
+        " decide",
     )
     evaluation_games: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         default=1000, description="games played against each opponent after training; 0: no evaluation"
@@ -272,7 +305,9 @@ class TrainingConfig(_ConfigModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_SNAKE_NAMES: Final = {to_camel(name): name for model in (TrainingConfig, NetworkConfig) for name in model.model_fields}
+_SNAKE_NAMES: Final = {
+    to_camel(name): name for model in (TrainingConfig, NetworkConfig, NormalizeConfig) for name in model.model_fields
+}
 
 
 class ResourceLimits(_ConfigModel):
@@ -306,11 +341,12 @@ def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     if any(name in overrides for name in _LIMIT_FIELDS):
         for name in _LIMIT_FIELDS:
             merged.pop(name, None)
-    if str(overrides.get("algorithm", merged["algorithm"])).removeprefix("maskable_") != merged["algorithm"]:
+    wanted = str(overrides.get("algorithm", merged["algorithm"]))
+    if wanted.removeprefix("maskable_").removeprefix("recurrent_") != merged["algorithm"]:
         merged.pop("hyperparameters", None)
     for name, value in overrides.items():
         if name in _MERGED_FIELDS and isinstance(value, Mapping):
-            value = {**merged.get(name, {}), **(_snake(value) if name == "network" else value)}
+            value = {**(merged.get(name) or {}), **(_snake(value) if name in ("network", "normalize") else value)}
         merged[name] = value
     return merged
 
@@ -318,7 +354,7 @@ def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
 def describe_problems(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:
     """``(field, text)`` for every problem in ``error``: what was given, what is allowed, or which name was meant."""
     problems = []
-    snake = [*model.model_fields, *NetworkConfig.model_fields]
+    snake = [*model.model_fields, *NetworkConfig.model_fields, *NormalizeConfig.model_fields]
     for item in error.errors(include_url=False):
         field = ".".join(str(part) for part in item["loc"]) or "configuration"
         if item["type"] == "extra_forbidden":

@@ -82,13 +82,15 @@ def evaluate(
     masked: bool = False,
     lanes: int | None = None,
     should_stop: Callable[[], bool] | None = None,
+    normalize: Callable[[Any], Any] | None = None,
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
 ) -> EvaluationResult:
     """Play exactly ``games`` games of ``env_id`` against ``opponent`` (empty: the environment has none).
 
     Games run side by side, and each lane counts a number of games that is fixed beforehand: taking whichever games end
-    first would favour short ones. ``masked`` hands the legal-action masks to ``policy``. Raises ``ValueError`` for
+    first would favour short ones. ``masked`` hands the legal-action masks to ``policy``,
+    ``normalize`` is applied to observations before it sees them. Raises ``ValueError`` for
     ``games < 1`` and :class:`EvaluationStopped` when ``should_stop`` returns true.
     """
     if games < 1:
@@ -106,12 +108,16 @@ def evaluate(
     outcomes: list[int] = []
     started = time.monotonic()
     try:
-        obs = env.reset()
+        obs: Any = env.reset()
+        state, dones = None, np.ones(lanes, dtype=np.bool_)
         while quota.any():
             if should_stop is not None and should_stop():
                 raise EvaluationStopped(f"stopped after {len(returns)} of {games} games")
-            extra = {"action_masks": _masks(env)} if masked else {}
-            actions, _ = policy.predict(obs, deterministic=deterministic, **extra)
+            extra: dict[str, Any] = {"action_masks": _masks(env)} if masked else {}
+            seen = obs if normalize is None else normalize(obs)
+            if state is not None:  # a recurrent policy: its state goes along, and begins anew where an episode does
+                extra.update(state=state, episode_start=dones)
+            actions, state = policy.predict(seen, deterministic=deterministic, **extra)
             obs, _, dones, infos = env.step(actions)
             for lane in np.flatnonzero(dones & (quota > 0)):
                 quota[lane] -= 1

@@ -85,6 +85,7 @@ _PPO: Final = {
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "ppo": {**_PPO, **_SDE},
     "maskable_ppo": _PPO,
+    "recurrent_ppo": {**_PPO, **_SDE},
     "a2c": {
         **_ON_POLICY,
         **_SDE,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Final
 
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from gymcast.training.algorithms import (
     BatchA2C,
@@ -23,7 +25,13 @@ from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.policies import choose_torch_threads, network_work, policy_kwargs
 from gymcast.training.schedules import resolve_schedules
 
-PLAIN: Final[dict[str, type[BaseAlgorithm]]] = {"ppo": PPO, "maskable_ppo": MaskablePPO, "a2c": A2C, "dqn": DQN}
+PLAIN: Final[dict[str, type[BaseAlgorithm]]] = {
+    "ppo": PPO,
+    "maskable_ppo": MaskablePPO,
+    "recurrent_ppo": RecurrentPPO,
+    "a2c": A2C,
+    "dqn": DQN,
+}
 BATCHED: Final[dict[str, tuple[type[BaseAlgorithm], type[Any]]]] = {
     "ppo": (BatchPPO, BatchRolloutBuffer),
     "maskable_ppo": (BatchMaskablePPO, BatchMaskableRolloutBuffer),
@@ -48,6 +56,8 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
         policy = "MultiInputPolicy"
     else:
         policy = "MlpPolicy" if flat else "CnnPolicy"
+    if config.algorithm == "recurrent_ppo":
+        policy = policy.replace("Policy", "LstmPolicy")
     return algorithm(
         policy,
         env,
@@ -56,6 +66,34 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
         policy_kwargs=policy_kwargs(config.network, config.algorithm),
         **hyperparameters,
     )
+
+
+def normalized(env: VecEnv, config: TrainingConfig) -> VecEnv:
+    """``env`` with the running normalisation of ``config`` around it, where it asks for one."""
+    wanted = config.normalize
+    if wanted is None:
+        return env
+    gamma: Any = config.hyperparameters.get("gamma")
+    if gamma is None:
+        gamma = inspect.signature(PLAIN[config.algorithm].__init__).parameters["gamma"].default
+    return VecNormalize(
+        env,
+        norm_obs=wanted.observations,
+        norm_reward=wanted.rewards,
+        clip_obs=wanted.clip_observations,
+        clip_reward=wanted.clip_rewards,
+        gamma=gamma,
+    )
+
+
+def follow_progress(model: BaseAlgorithm, progress: Callable[[], float]) -> None:
+    """Have the schedules of ``model`` follow ``progress`` (0..1) instead of the share of timesteps, for runs that are
+    limited by time or episodes."""
+
+    def update(num_timesteps: int, total_timesteps: int) -> None:
+        model._current_progress_remaining = 1.0 - progress()
+
+    model._update_current_progress_remaining = update  # type: ignore[method-assign]
 
 
 def torch_threads(config: TrainingConfig, model: BaseAlgorithm, rows: int | None = None) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -64,6 +65,8 @@ def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any
         value_hidden = network.hidden if network.value_hidden is None else network.value_hidden
         kwargs["net_arch"] = {"pi": list(network.hidden), "vf": list(value_hidden)}
         kwargs["ortho_init"] = network.ortho_init
+    if algorithm == "recurrent_ppo":
+        kwargs["lstm_hidden_size"] = network.lstm_hidden
     return kwargs
 
 
@@ -120,6 +123,7 @@ def can_export(model: BaseAlgorithm) -> bool:
     """Whether :func:`policy_arrays` can express the policy: an MLP actor-critic on a flat ``Box`` observation."""
     policy, space = model.policy, model.observation_space
     actor_critic = isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
+    actor_critic = actor_critic and not isinstance(policy, RecurrentActorCriticPolicy)
     return actor_critic and isinstance(space, spaces.Box) and len(space.shape) == 1
 
 

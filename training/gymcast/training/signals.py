@@ -1,20 +1,25 @@
-"""SIGINT and SIGTERM: finish the step, write a checkpoint, then leave. A second Ctrl-C leaves at once."""
+"""SIGINT, SIGTERM and SIGHUP: finish the step, write a checkpoint, then leave. A second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+log = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is only noted in ``received``; a second SIGINT exits the process.
+    """While entered, the first signal is only noted in ``received``; a SIGINT after it exits the process.
 
-    Python delivers signals to the main thread only, so it has to be entered there; in another thread it does nothing,
-    and whoever owns the main thread decides.
+    Python delivers signals to the main thread, and only code there may install handlers. A training in another thread
+    gets them by being handed a ``StopSignals`` that was entered in the main thread; one entered elsewhere does nothing,
+    says so in the log, and whoever owns the main thread decides. A SIGHUP that is ignored when this is entered
+    stays ignored: that is how ``nohup`` keeps a command alive when its terminal goes.
     """
 
     def __init__(self) -> None:
@@ -33,10 +38,10 @@ class StopSignals:
             return self
         try:
             for number in HANDLED:
-                self._previous[number] = signal.signal(number, self._handle)
+                if not (number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN):
+                    self._previous[number] = signal.signal(number, self._handle)
         except ValueError:
-            # Not the main thread: Python installs no handlers here.
-            self._previous.clear()
+            log.info("signals are left to the main thread: Python installs no handlers from this one")
         return self
 
     def __exit__(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -21,7 +19,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from gymcast.envs import GAMES, resolve_env_id
-from gymcast.training.algorithms import BatchA2C, BatchMaskablePPO, BatchPPO
+from gymcast.training.boundary import RolloutBoundary
 from gymcast.training.broadcast import Sink
 from gymcast.training.callbacks import (
     BotDecisionCallback,
@@ -33,15 +31,7 @@ from gymcast.training.callbacks import (
     RunProgress,
     SessionControlCallback,
 )
-from gymcast.training.checkpoints import (
-    POLICY_FILE,
-    Checkpoint,
-    CheckpointManager,
-    load_state,
-    load_tensors,
-    model_tensors,
-    restore_model,
-)
+from gymcast.training.checkpoints import Checkpoint, CheckpointManager, Found
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
@@ -53,8 +43,9 @@ from gymcast.training.events import (
     TrainingStatusData,
     utc_now,
 )
-from gymcast.training.models import build_model, torch_threads
-from gymcast.training.policies import can_export, export_policy
+from gymcast.training.models import build_model, follow_progress, normalized, torch_threads
+from gymcast.training.resume import resume_run, save_run
+from gymcast.training.run_state import capture, streams_untouched
 from gymcast.training.signals import StopSignals
 from gymcast.training.vec_env import GameVecEnv, is_builtin, make_training_vec_env
 
@@ -65,7 +56,7 @@ NO_LIMIT = 10**15
 # Opponents that are no level of skill of their own.
 UNRATED = ("random", "mixed", "self")
 # Streams of random numbers derived from the run's seed.
-_STREAM_EVALUATION, _STREAM_RESUMED = 1, 2
+_STREAM_EVALUATION, _STREAM_RESUMED, _STREAM_SCORE = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,7 @@ class Trainer:
         self.signals = signals or StopSignals()
         self.checkpoints: CheckpointManager | None = None
         self.model: BaseAlgorithm | None = None
+        self._boundary: RolloutBoundary | None = None
 
     def run_training_loop(self) -> TrainingResult:
         """Train until a limit is reached or someone stops it, then save, evaluate and summarise.
@@ -124,22 +116,23 @@ class Trainer:
         with self.signals, _log_file(self.run_dir / "log.txt"), self._failures_reported():
             log.info("training %s with %s in %s", config.env_id, config.algorithm, self.run_dir)
             self._write_text("config.yaml", config.to_yaml())
-            self.checkpoints = CheckpointManager(
-                self.run_dir / "checkpoints", keep=config.checkpoints_kept if config.auto_cleanup else None
-            )
+            self.checkpoints = self._checkpoint_manager()
             self._report("starting", "compiling")
-            newest = self.checkpoints.newest() if self.resume else None
-            env = self._make_env(newest)
+            found = self.checkpoints.find_newest() if self.resume else None
+            env = self._make_env()
             try:
                 model = self.model = build_model(config, env, self.seed)
                 th.set_num_threads(torch_threads(config, model))
                 # Checking every distribution's parameters took 5 % of the time; the collapse alarm looks for NaN.
                 th.distributions.Distribution.set_default_validate_args(False)
                 model.set_logger(configure(str(self.run_dir / "tb"), ["tensorboard"]))
-                if newest is not None:
-                    self._restore(model, newest)
+                if found is not None:
+                    self._resume_from(model, env, found)
                 control = self._session_control(env)
+                self._boundary = RolloutBoundary(model, lambda: capture(model, self.progress), control.may_go_on)
                 self._learn(model, [ProgressCallback(self.progress), control, *self._observers()])
+                if control.stop_kind == "limit":
+                    self._boundary.give_up_rollout(control.locals)
                 stopped = control.stop_kind if control.stop_kind not in (None, "limit") else None
                 reason = control.reason or "total_timesteps reached"
                 self._report("stopping" if stopped else "running", "saving", reason)
@@ -167,48 +160,77 @@ class Trainer:
             return result
 
     def save_checkpoint(self, reason: str) -> Checkpoint | None:
-        """Write a checkpoint; a full disk or the like is reported and training goes on (``None`` is returned)."""
-        model, manager = self.model, self.checkpoints
-        if model is None or manager is None:
+        """Write a checkpoint; a full disk or the like is reported and training goes on (``None`` is returned).
+
+        Only for the thread that trains. In the middle of a rollout the state it began with is written, see
+        :mod:`gymcast.training.boundary`.
+        """
+        model, manager, boundary = self.model, self.checkpoints, self._boundary
+        if model is None or manager is None or boundary is None:
             raise RuntimeError("there is nothing to save before run_training_loop() has built the model")
-        stats = self.progress.stats
+        state = boundary.state()
+        timesteps = state.timesteps
         try:
-            checkpoint = manager.save(
-                {"model": model_tensors(model), "torch_rng": th.get_rng_state()},
-                self._state(model),
-                timesteps=model.num_timesteps,
-                episodes=stats.episodes,
-                reason=reason,
-                score=stats.win_rate if stats.win_rate is not None else stats.mean_return,
-                write_files=self._export,
-            )
+            checkpoint = save_run(manager, model, state, self.config, reason=reason, score=self._score(model))
         except OSError as error:
-            log.warning("checkpoint at %d timesteps not written, training goes on: %s", model.num_timesteps, error)
-            detail = {"timesteps": model.num_timesteps, "errno": error.errno, "reason": reason}
+            log.warning("checkpoint at %d timesteps not written, training goes on: %s", timesteps, error)
+            detail = {"timesteps": timesteps, "errno": error.errno, "reason": reason}
             self._emit(ErrorData(code="checkpoint_failed", message=f"checkpoint not written: {error}", detail=detail))
             return None
         log.info("checkpoint %s (%s)", checkpoint.path.name, reason)
+        if again := model.num_timesteps - timesteps:
+            log.info("%d decisions of the unfinished rollout will be taken again, the same ones", again)
         path = str(checkpoint.path.relative_to(self.run_dir))
         facts = {name: getattr(checkpoint, name) for name in ("timesteps", "episodes", "bytes", "sha256", "reason")}
         self._emit(CheckpointData(path=path, **facts))
         return checkpoint
 
-    def _make_env(self, newest: Checkpoint | None) -> VecEnv:
+    def _score(self, model: BaseAlgorithm) -> float | None:
+        """What tells the best checkpoint: games played for it where they are asked for, else the recent training."""
+        config, stats = self.config, self.progress.stats
+        if config.checkpoint_evaluation_games == 0:
+            return stats.win_rate if stats.win_rate is not None else stats.mean_return
+        opponent = str(config.env_kwargs.get("opponent", ""))
+        try:
+            with streams_untouched(model):
+                result = self._play(model, opponent, config.checkpoint_evaluation_games, _STREAM_SCORE)
+        except EvaluationStopped:
+            return None
+        log.info("checkpoint evaluation: %s", result)
+        self._emit(result.as_event())
+        return result.win_rate if result.win_rate is not None else result.mean_return
+
+    def _checkpoint_manager(self) -> CheckpointManager:
+        config, limit = self.config, self.config.checkpoints_max_mb
+        cleaned = config.auto_cleanup
+        return CheckpointManager(
+            self.run_dir / "checkpoints",
+            keep=config.checkpoints_kept if cleaned else None,
+            max_bytes=round(limit * 2**20) if cleaned and limit is not None else None,
+        )
+
+    def _make_env(self) -> VecEnv:
         config = self.config
-        # A resumed run plays on with episodes it has not seen yet.
-        seed = self.seed if newest is None else _derived_seed(self.seed, _STREAM_RESUMED, newest.timesteps)
-        return make_training_vec_env(
+        env = make_training_vec_env(
             config.env_id,
             config.parallel_episodes,
-            seed,
+            self.seed,
             episode_timeout=config.episode_timeout,
             options=config.env_kwargs,
         )
+        return normalized(env, config)
 
     def _session_control(self, env: VecEnv) -> SessionControlCallback:
-        decision_seconds = env.env.decision_seconds if isinstance(env, GameVecEnv) else None
+        base = env.unwrapped
+        decision_seconds = base.env.decision_seconds if isinstance(base, GameVecEnv) else None
         return SessionControlCallback(
-            self.progress, self.signals, self.sink, self._report, self.save_checkpoint, decision_seconds
+            self.progress,
+            self.signals,
+            self.sink,
+            self._report,
+            self.save_checkpoint,
+            decision_seconds,
+            lambda: self._boundary is not None and self._boundary.can_go_back,
         )
 
     def _observers(self) -> list[BaseCallback]:
@@ -226,6 +248,7 @@ class Trainer:
                 self.progress,
                 minutes=config.checkpoint_interval_minutes,
                 steps=config.checkpoint_interval_steps,
+                episodes=config.checkpoint_interval_episodes,
             )
         )
         return callbacks
@@ -233,8 +256,8 @@ class Trainer:
     def _learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
         config = self.config
         remaining = NO_LIMIT if config.total_timesteps is None else config.total_timesteps - model.num_timesteps
-        if isinstance(model, BatchPPO | BatchMaskablePPO | BatchA2C) and (config.max_minutes or config.max_episodes):
-            model.progress_source = lambda: self.progress.progress
+        if config.max_minutes or config.max_episodes:
+            follow_progress(model, lambda: self.progress.progress)
         if remaining > 0:
             model.learn(remaining, CallbackList(callbacks), log_interval=1, reset_num_timesteps=False)
 
@@ -250,16 +273,7 @@ class Trainer:
         for number, opponent in enumerate(opponents or ("",)):
             self._report("running", "evaluating")
             try:
-                result = evaluate(
-                    model,
-                    config.env_id,
-                    opponent,
-                    config.evaluation_games,
-                    seed=_derived_seed(self.seed, _STREAM_EVALUATION, number),
-                    masked=config.algorithm == "maskable_ppo",
-                    should_stop=self._wants_end,
-                    options=config.env_kwargs,
-                )
+                result = self._play(model, opponent, config.evaluation_games, _STREAM_EVALUATION, number)
             except EvaluationStopped as stopped:
                 log.info("evaluation: %s", stopped)
                 break
@@ -268,50 +282,46 @@ class Trainer:
             results.append(result)
         return results
 
+    def _play(self, model: BaseAlgorithm, opponent: str, games: int, *stream: int) -> EvaluationResult:
+        """Games for measurement; what the policy sees is normalised as in training."""
+        config, normalise = self.config, model.get_vec_normalize_env()
+        return evaluate(
+            model,
+            config.env_id,
+            opponent,
+            games,
+            seed=_derived_seed(self.seed, *stream),
+            masked=config.algorithm == "maskable_ppo",
+            should_stop=self._wants_end,
+            normalize=None if normalise is None else normalise.normalize_obs,
+            options=config.env_kwargs,
+        )
+
     def _wants_end(self) -> bool:
         asked = self.sink is not None and self.sink.desired in ("stopping", "cancelled")
         return asked or self.signals.received is not None
 
-    def _state(self, model: BaseAlgorithm) -> dict[str, Any]:
-        version, internal, gauss = random.getstate()
-        kind, keys, *position = np.random.get_state(legacy=True)
-        return {
-            "config": self.config.model_dump(mode="json"),
-            "timesteps": model.num_timesteps,
-            "n_updates": getattr(model, "_n_updates", 0),
-            "training_seconds": self.progress.seconds,
-            "stats": self.progress.stats.to_state(),
-            "python_rng": [version, list(internal), gauss],
-            "numpy_rng": [kind, np.asarray(keys).tolist(), *position],
-        }
-
-    def _restore(self, model: BaseAlgorithm, checkpoint: Checkpoint) -> None:
-        tensors, state = load_tensors(checkpoint), load_state(checkpoint)
-        restore_model(model, tensors["model"])
-        model.num_timesteps = state["timesteps"]
-        model._n_updates = state["n_updates"]
-        self.progress.seconds_before = state["training_seconds"]
-        self.progress.timesteps = state["timesteps"]
-        self.progress.stats.load_state(state["stats"])
-        version, internal, gauss = state["python_rng"]
-        random.setstate((version, tuple(internal), gauss))
-        np.random.set_state(tuple(state["numpy_rng"]))
-        th.set_rng_state(tensors["torch_rng"])
-        log.info("resumed from %s at %d timesteps", checkpoint.path.name, checkpoint.timesteps)
-
-    def _export(self, folder: Path) -> None:
-        model = self.model
-        if model is None or not can_export(model):
+    def _resume_from(self, model: BaseAlgorithm, env: VecEnv, found: Found) -> None:
+        """Go on from a checkpoint, and say from which one, which were skipped, and what is not exact."""
+        for name, why in found.skipped:
+            self._emit(ErrorData(code="checkpoint_skipped", message=f"{name} skipped: {why}"[:2000]))
+        checkpoint = found.checkpoint
+        if checkpoint is None:
+            log.warning("there is no checkpoint to resume from, training begins anew: %s", found)
             return
-        env_id, env = self.config.env_id, model.get_env()
-        base = None if env is None else env.unwrapped
-        export_policy(
-            model,
-            folder / POLICY_FILE,
-            env_id=env_id,
-            version=base.env.game.version if isinstance(base, GameVecEnv) else "",
-            options=dict(base.env.options) if isinstance(base, GameVecEnv) else dict(self.config.env_kwargs),
-        )
+        no_games, other_machine = resume_run(model, self.progress, checkpoint)
+        if no_games is not None:
+            # The resumed run plays on with episodes it has not seen yet.
+            env.seed(_derived_seed(self.seed, _STREAM_RESUMED, checkpoint.timesteps))
+            self._warn("resume_not_exact", f"the games begin anew, so the run goes on, but not exactly: {no_games}")
+        if other_machine is not None:
+            self._warn("resume_not_exact", other_machine)
+        log.info("resumed from %s at %d timesteps", found, checkpoint.timesteps)
+        self._report("starting", "compiling", f"resumed from {found}")
+
+    def _warn(self, code: str, message: str) -> None:
+        log.warning(message)
+        self._emit(ErrorData(code=code, message=message[:2000]))
 
     def _report(self, status: SessionStatus, phase: Phase = "", reason: str | None = None) -> None:
         progress = self.progress

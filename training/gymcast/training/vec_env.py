@@ -8,17 +8,26 @@ after stepping, off-policy ones copy at once, and ``VecNormalize`` and ``VecFram
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from gymcast.envs import GAMES, GameVectorEnv, resolve_env_id
+from gymcast.envs import (
+    GAMES,
+    EpisodeRecorder,
+    GameVectorEnv,
+    SnapshotError,
+    resolve_env_id,
+    restore,
+    snapshot,
+)
 from gymcast.training.config import ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +101,14 @@ class GameVecEnv(VecEnv):
             self._fill_infos(terminations)
         # Rewards are small, and algorithms write bootstrapped values into them: they get an array of their own.
         return obs, rewards.astype(np.float32), dones, self.infos
+
+    def restore(self, data: bytes) -> None:
+        """Take the batch back to a snapshot of it; raises ``SnapshotError`` when that is one of something else."""
+        restore(self.env, data)
+        self._next_seed = None
+        self._clear_infos()
+        self.action_mask = self.env.action_masks()
+        self._obs = self.env._lanes(self.env.batch.observation)
 
     def _clear_infos(self) -> None:
         for lane in self._ended:
@@ -233,15 +250,53 @@ def make_training_vec_env(
         env = GameVecEnv(GameVectorEnv(env_id, n, seed=seed, **chosen))
         env.seed(seed)
         return env
-    wrapper: Callable[..., gym.Env[Any, Any]] | None = None if episode_timeout is None else WallClockLimit
+
+    def wrap(one: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        limited = one if episode_timeout is None else WallClockLimit(one, episode_timeout)
+        return EpisodeRecorder(limited)
+
     # A function instead of the id: for an id, images are asked for whether the environment has them or not.
     vec_env: VecEnv = make_vec_env(
         partial(_make_other, env_id),
         n_envs=n,
         seed=seed,
         env_kwargs=chosen,
-        wrapper_class=wrapper,
-        wrapper_kwargs=None if episode_timeout is None else {"seconds": episode_timeout},
+        wrapper_class=wrap,
         vec_env_cls=SubprocVecEnv if subprocesses else DummyVecEnv,
     )
     return vec_env
+
+
+def snapshot_games(env: VecEnv) -> list[bytes]:
+    """The state of the games in ``env``, wrappers around the whole of it left out: of a native batch one snapshot, else
+    one for each lane. Raises ``SnapshotError`` when the state cannot be had."""
+    base = env.unwrapped
+    if isinstance(base, GameVecEnv):
+        return [snapshot(base.env)]
+    if isinstance(base, DummyVecEnv):
+        for one in base.envs:
+            _forget_past_episodes(one)
+        return [snapshot(one) for one in base.envs]
+    raise SnapshotError(f"the games in {type(base).__name__} are out of reach, in other processes")
+
+
+def restore_games(env: VecEnv, data: Sequence[bytes]) -> None:
+    """Take the games in ``env`` back to what :func:`snapshot_games` returned. Raises ``SnapshotError``."""
+    base = env.unwrapped
+    lanes = base.envs if isinstance(base, DummyVecEnv) else [base]
+    if len(lanes) != len(data):
+        raise SnapshotError(f"{len(data)} snapshots do not fit {len(lanes)} environments")
+    for one, part in zip(lanes, data, strict=True):
+        if isinstance(one, GameVecEnv):
+            one.restore(part)
+        else:
+            restore(one, part)
+
+
+def _forget_past_episodes(env: gym.Env[Any, Any]) -> None:
+    """Empty the lists in which ``Monitor`` keeps every episode there ever was; nobody reads them here."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, Monitor):
+            for past in (env.episode_returns, env.episode_lengths, env.episode_times):
+                past.clear()
+        env = env.env

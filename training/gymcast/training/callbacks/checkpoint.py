@@ -11,32 +11,40 @@ from gymcast.training.callbacks.progress import RunProgress
 
 
 class CheckpointCallback(BaseCallback):
-    """Calls ``save("interval")`` at the first update after ``minutes`` of training or ``steps`` decisions have passed.
+    """Calls ``save("interval")`` after the first update at which ``minutes`` of training, ``steps`` decisions or
+    ``episodes`` have passed since the last time.
 
     It acts between rollouts, when the network has just been updated and no half-collected data is around.
     """
 
     def __init__(
-        self, save: Callable[[str], Any], progress: RunProgress, *, minutes: float | None, steps: int | None
+        self,
+        save: Callable[[str], Any],
+        progress: RunProgress,
+        *,
+        minutes: float | None,
+        steps: int | None,
+        episodes: int | None = None,
     ) -> None:
         super().__init__()
         self._save = save
         self._progress = progress
-        self._seconds = None if minutes is None else 60.0 * minutes
-        self._steps = steps
-        self._saved_seconds = 0.0
-        self._saved_steps = 0
+        self._intervals = (None if minutes is None else 60.0 * minutes, steps, episodes)
+        self._last = (0.0, 0, 0)
+
+    def _now(self) -> tuple[float, int, int]:
+        return self._progress.seconds, self.model.num_timesteps, self._progress.stats.episodes
 
     def _on_training_start(self) -> None:
-        self._saved_seconds, self._saved_steps = self._progress.seconds, self.num_timesteps
+        self._last = self._now()
 
     def _on_rollout_start(self) -> None:
-        timesteps = self.model.num_timesteps
-        by_time = self._seconds is not None and self._progress.seconds - self._saved_seconds >= self._seconds
-        by_steps = self._steps is not None and timesteps - self._saved_steps >= self._steps
-        if by_time or by_steps:
-            self._saved_seconds, self._saved_steps = self._progress.seconds, timesteps
+        now = self._now()
+        passed = zip(now, self._last, self._intervals, strict=True)
+        if any(interval is not None and value - last >= interval for value, last, interval in passed):
             self._save("interval")
+            # The time that saving took does not count.
+            self._last = self._now()
 
     def _on_step(self) -> bool:
         return True

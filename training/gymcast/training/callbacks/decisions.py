@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
@@ -44,6 +45,11 @@ class Decision:
     def as_event(self) -> BotDecisionData:
         """The decision as an event of now."""
         return BotDecisionData(**vars(self))
+
+
+def can_explain(model: BaseAlgorithm) -> bool:
+    """Whether an observation alone tells what the policy makes of it, which is not so with a recurrent one."""
+    return not isinstance(model.policy, RecurrentActorCriticPolicy)
 
 
 class DecisionExplainer:
@@ -180,7 +186,7 @@ class BotDecisionCallback(BaseCallback):
         self._explainer: DecisionExplainer | None = None
 
     def _on_training_start(self) -> None:
-        self._explainer = DecisionExplainer(self.model)
+        self._explainer = DecisionExplainer(self.model) if can_explain(self.model) else None
 
     def _on_step(self) -> bool:
         now = time.monotonic()

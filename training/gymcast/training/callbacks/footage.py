@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from gymcast.envs import GameVectorEnv, Replay, ReplayRecorder
 from gymcast.training.broadcast import Sink
-from gymcast.training.callbacks.decisions import DecisionExplainer
+from gymcast.training.callbacks.decisions import DecisionExplainer, can_explain
 from gymcast.training.callbacks.progress import RunProgress
 from gymcast.training.events import ReplayData, ReplayDecision
 from gymcast.training.vec_env import GameVecEnv
@@ -93,7 +93,7 @@ class FootageCallback(BaseCallback):
         if not isinstance(base, GameVecEnv):
             return
         self._base = base
-        self._explainer = DecisionExplainer(self.model)
+        self._explainer = DecisionExplainer(self.model) if can_explain(self.model) else None
         self._recorders = [LaneRecorder(base.env, lane) for lane in range(min(self._lanes, base.num_envs))]
         base.listeners.extend(self._recorders)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,18 @@ class EpisodeStats:
         """Percent of the last up to 1,000 episodes that were won; ``None`` without outcomes."""
         return 100.0 * sum(self._won) / len(self._won) if self._won else None
 
+    def running(self) -> dict[str, NDArray[Any]]:
+        """Returns and lengths so far of the episodes under way, (N,) each; empty before the first step."""
+        if self._running_return is None or self._running_length is None:
+            return {}
+        return {"running_return": self._running_return, "running_length": self._running_length}
+
+    def load_running(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Continue the episodes that :meth:`running` described."""
+        self._running_return, self._running_length = arrays.get("running_return"), arrays.get("running_length")
+
     def to_state(self) -> dict[str, Any]:
-        """Everything as JSON values, for a checkpoint."""
+        """Everything about finished episodes as JSON values, for a checkpoint."""
         return {
             "episodes": self.episodes,
             "outcomes": [self.wins, self.losses, self.draws],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from gymcast.training.broadcast import Sink
 from gymcast.training.callbacks.progress import RunProgress
@@ -43,6 +44,8 @@ class SessionControlCallback(BaseCallback):
 
     ``report(status, phase, reason)`` is called on changes and once a second, ``save(reason)`` before a pause. After
     training ``stop_kind`` says why it ended: ``"limit"``, a wish of the server, or ``"signal"``.
+    Whoever drives it asks :meth:`may_go_on` between updates; within a rollout it only stops and pauses while
+    ``can_leave_rollout`` says that nothing is lost by it. An on-policy algorithm reaches its limit at any step.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class SessionControlCallback(BaseCallback):
         report: Callable[[SessionStatus, Phase, str | None], None],
         save: Callable[[str], Any],
         decision_seconds: float | None,
+        can_leave_rollout: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__()
         self.progress = progress
@@ -66,19 +70,32 @@ class SessionControlCallback(BaseCallback):
         pacing = progress.config.pacing
         self._step_seconds = decision_seconds / pacing if pacing is not None and decision_seconds is not None else 0.0
         self._step_due = 0.0
+        self._can_leave_rollout = can_leave_rollout
 
     def _on_step(self) -> bool:
         now = time.monotonic()
         if now >= self._next_status:
             self._next_status = now + STATUS_SECONDS
             self._report("running", "training", None)
-        if self._sink is not None and self._sink.desired == "paused":
-            self._stay_paused(self._sink)
-        if self._must_stop():
+        if not self._may_take_next_step():
             return False
         if self._step_seconds:
             self._pace()
         return True
+
+    def _may_take_next_step(self) -> bool:
+        if self._can_leave_rollout is None or self._can_leave_rollout():
+            return self.may_go_on()
+        limit = None if isinstance(self.model, OffPolicyAlgorithm) else self.progress.reached()
+        if limit is not None:
+            self.stop_kind, self.reason = "limit", f"{limit} reached"
+        return limit is None
+
+    def may_go_on(self) -> bool:
+        """Stay here while a pause is wished for; false when training has to end."""
+        if self._sink is not None and self._sink.desired == "paused":
+            self._stay_paused(self._sink)
+        return not self._must_stop()
 
     def _must_stop(self) -> bool:
         desired = "running" if self._sink is None else self._sink.desired

@@ -1,0 +1,84 @@
+"""A whole run to a checkpoint and back: weights, optimizer, replay buffer and :mod:`gymcast.training.run_state`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from gymcast.training.callbacks.progress import RunProgress
+from gymcast.training.checkpoints import (
+    POLICY_FILE,
+    Checkpoint,
+    CheckpointManager,
+    load_arrays,
+    load_state,
+    load_tensors,
+    model_tensors,
+    restore_model,
+)
+from gymcast.training.config import TrainingConfig
+from gymcast.training.policies import can_export, export_policy
+from gymcast.training.run_state import RunState, machine, replay_arrays, restore, restore_replay
+from gymcast.training.vec_env import GameVecEnv
+
+
+def save_run(
+    manager: CheckpointManager,
+    model: BaseAlgorithm,
+    state: RunState,
+    config: TrainingConfig,
+    *,
+    reason: str,
+    score: float | None,
+) -> Checkpoint:
+    """Write a checkpoint of ``model`` and ``state``. Raises ``OSError`` with nothing left behind."""
+
+    def write_files(folder: Path) -> None:
+        for name, array in replay_arrays(model).items():
+            with open(folder / name, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+        _export(model, config, folder)
+
+    return manager.save(
+        {"model": model_tensors(model)},
+        {"config": config.model_dump(mode="json"), **state.values},
+        arrays=state.arrays,
+        timesteps=state.timesteps,
+        episodes=state.values["stats"]["episodes"],
+        reason=reason,
+        score=score,
+        write_files=write_files,
+    )
+
+
+def resume_run(model: BaseAlgorithm, progress: RunProgress, checkpoint: Checkpoint) -> tuple[str | None, str | None]:
+    """Put a checkpoint into a model that was built from the same configuration.
+
+    Returns why the games could not be put back, in which case the caller starts new ones, and what else may keep the
+    run from being the same to the last bit; each ``None`` when there is no such thing. Raises ``CheckpointError`` when
+    the checkpoint does not fit.
+    """
+    state = load_state(checkpoint)
+    restore_model(model, load_tensors(checkpoint)["model"])
+    restore_replay(model, checkpoint.path)
+    no_games = restore(model, progress, state, load_arrays(checkpoint))
+    then, now = state["machine"], machine()
+    other = None if then == now else f"the checkpoint was written with {then}, this is {now}: last digits may differ"
+    return no_games, other
+
+
+def _export(model: BaseAlgorithm, config: TrainingConfig, folder: Path) -> None:
+    """Write ``policy.npz``, for policies it can express."""
+    if not can_export(model) or model.get_vec_normalize_env() is not None:
+        return
+    env = model.get_env()
+    base = None if env is None else env.unwrapped
+    export_policy(
+        model,
+        folder / POLICY_FILE,
+        env_id=config.env_id,
+        version=base.env.game.version if isinstance(base, GameVecEnv) else "",
+        options=dict(base.env.options) if isinstance(base, GameVecEnv) else dict(config.env_kwargs),
+    )
