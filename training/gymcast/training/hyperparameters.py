@@ -85,7 +85,7 @@ _PPO: Final = {
 RULES: Final[dict[str, dict[str, Rule]]] = {
     "ppo": {**_PPO, **_SDE},
     "maskable_ppo": _PPO,
-    "recurrent_ppo": {**_PPO, **_SDE},
+    "recurrent_ppo": {name: rule for name, rule in {**_PPO, **_SDE}.items() if name != "rollout_buffer_kwargs"},
     "a2c": {
         **_ON_POLICY,
         **_SDE,
