@@ -92,11 +92,25 @@ def test_unknown_preset_names_the_nearest() -> None:
         ({"speed_multiplier": 10}, 10.0),
         ({"speed_multiplier": 10, "headless_mode": True}, None),
         ({"training_mode": "realtime"}, 1.0),
-        ({"training_mode": "headless", "speed_multiplier": 10}, None),
+        ({"training_mode": "realtime", "speed_multiplier": 1}, 1.0),
+        ({"training_mode": "headless"}, None),
+        ({"training_mode": "headless", "speed_multiplier": 80}, 80.0),
+        ({"training_mode": "headless", "speed_multiplier": 10, "headless_mode": True}, None),
+        ({"training_mode": "batch"}, None),
     ],
 )
 def test_pacing(values: dict[str, object], pacing: float | None) -> None:
     assert TrainingConfig.parse(values).pacing == pacing
+
+
+@pytest.mark.parametrize(
+    ("mode", "speed", "remedy"),
+    [("realtime", 10, "give 1,"), ("headless", 10, "give 50 to 100,"), ("batch", 80, "leave")],
+)
+def test_a_speed_that_the_mode_does_not_have_is_refused(mode: str, speed: float, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=f"not at speed_multiplier {speed}: {remedy}") as raised:
+        TrainingConfig.parse({"training_mode": mode, "speed_multiplier": speed})
+    assert [field for field, _ in raised.value.problems] == ["training_mode"]
 
 
 def test_broken_files_are_said_to_be_broken(tmp_path: object) -> None:

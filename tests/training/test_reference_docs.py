@@ -31,6 +31,7 @@ def test_the_trainer_sends_exactly_the_listed_metrics(tmp_path: Path, sink: Any)
             "hyperparameters": {"n_steps": 32, "batch_size": 64, "n_epochs": 1},
             "total_timesteps": 512,
             "evaluation_games": 0,
+            "speed_multiplier": 100,
         }
     )
     Trainer(config, run_dir=tmp_path, sink=sink).run_training_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gymcast.envs import compiling as _compiling  # first: it says where compiled kernels are kept
 from gymcast.envs.errors import ActionError, OptionValueError, SnapshotError, UnknownEnvError, UnknownOptionError
+from gymcast.envs.pacing import Pacer
 from gymcast.envs.policy import NumpyPolicy, load_policy
 from gymcast.envs.registry import GAMES, GameSpec, OptionSpec, game_spec, register_all, resolve_env_id
 from gymcast.envs.replay import Replay, ReplayError, ReplayRecorder, replay_frames, verify_replay
@@ -22,6 +23,7 @@ __all__ = [
     "NumpyPolicy",
     "OptionSpec",
     "OptionValueError",
+    "Pacer",
     "Replay",
     "ReplayError",
     "ReplayRecorder",

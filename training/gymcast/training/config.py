@@ -43,11 +43,20 @@ class TrainingMode(StrEnum):
     REALTIME = "realtime"
     """1x, as a person would play."""
     TRAINING = "training"
-    """Paced by ``speed_multiplier``, for watching."""
+    """At ``speed_multiplier``, for watching: 10x to 50x is what the eye can follow. Unlimited without one."""
     HEADLESS = "headless"
-    """As fast as the machine allows."""
+    """As fast as the machine allows, or at a ``speed_multiplier`` of 50 to 100."""
     BATCH = "batch"
     """As fast as the machine allows, as one part of a distributed run."""
+
+
+# The speed multipliers a mode takes; every mode but realtime is unlimited without one.
+_MULTIPLIERS: Final[dict[TrainingMode, tuple[float, float] | None]] = {
+    TrainingMode.REALTIME: (1.0, 1.0),
+    TrainingMode.TRAINING: (1.0, 100.0),
+    TrainingMode.HEADLESS: (50.0, 100.0),
+    TrainingMode.BATCH: None,
+}
 
 
 class ConfigError(ValueError):
@@ -179,13 +188,14 @@ class TrainingConfig(_ConfigModel):
     speed_multiplier: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = Field(
         default=None, description="game seconds per wall-clock second of each lane, 1..100; null: unlimited"
     )
-    training_mode: TrainingMode = Field(
-        default=TrainingMode.TRAINING,
-        description="realtime: 1x; training: speed_multiplier; headless, batch: unlimited",
-    )
     headless_mode: bool | None = Field(
         default=None,
         description="true: no pacing whatever the speed_multiplier; null: true unless a speed or realtime is asked for",
+    )
+    training_mode: TrainingMode = Field(
+        default=TrainingMode.TRAINING,
+        description="realtime: 1x; training: speed_multiplier (usually 10..50); headless: unlimited, or 50..100; batch:"
+        " unlimited",
     )
 
     # Session
@@ -244,10 +254,19 @@ class TrainingConfig(_ConfigModel):
             raise _SeveralProblems(problems)
         return value
 
+    @field_validator("training_mode")
+    @classmethod
+    def _mode_runs_at_the_speed(cls, value: TrainingMode, info: ValidationInfo) -> TrainingMode:
+        speed, allowed = info.data.get("speed_multiplier"), _MULTIPLIERS[value]
+        if speed is None or info.data.get("headless_mode") or (allowed and allowed[0] <= speed <= allowed[1]):
+            return value
+        give = f"give {' to '.join(f'{x:g}' for x in dict.fromkeys(allowed))}, " if allowed else ""
+        raise ValueError(f"not at speed_multiplier {speed:g}: {give}leave it out, or take training_mode training")
+
     @property
     def pacing(self) -> float | None:
         """Game seconds per wall-clock second each lane is held to; ``None`` when nothing is held back."""
-        if self.training_mode in (TrainingMode.HEADLESS, TrainingMode.BATCH) or self.headless_mode:
+        if self.headless_mode:
             return None
         return 1.0 if self.training_mode is TrainingMode.REALTIME else self.speed_multiplier
 

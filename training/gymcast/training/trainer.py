@@ -47,7 +47,7 @@ from gymcast.training.models import build_model, follow_progress, normalized, to
 from gymcast.training.resume import resume_run, save_run
 from gymcast.training.run_state import capture, streams_untouched
 from gymcast.training.signals import StopSignals
-from gymcast.training.vec_env import GameVecEnv, is_builtin, make_training_vec_env
+from gymcast.training.vec_env import decision_seconds, is_builtin, make_training_vec_env
 
 log = logging.getLogger(__name__)
 
@@ -221,15 +221,17 @@ class Trainer:
         return normalized(env, config)
 
     def _session_control(self, env: VecEnv) -> SessionControlCallback:
-        base = env.unwrapped
-        decision_seconds = base.env.decision_seconds if isinstance(base, GameVecEnv) else None
+        seconds, pace = decision_seconds(env), self.config.pacing
+        if pace is not None and seconds is None:
+            log.warning("no pacing: %s does not say how long a step is (metadata render_fps)", self.config.env_id)
+        log.info("speed: %s", "unlimited" if pace is None or seconds is None else f"{pace:g} x real time")
         return SessionControlCallback(
             self.progress,
             self.signals,
             self.sink,
             self._report,
             self.save_checkpoint,
-            decision_seconds,
+            seconds,
             lambda: self._boundary is not None and self._boundary.can_go_back,
         )
 

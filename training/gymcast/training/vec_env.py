@@ -209,6 +209,15 @@ class WallClockLimit(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated or (late and not terminated), info
 
 
+def decision_seconds(env: VecEnv) -> float | None:
+    """Game seconds of one step: of other environments by their ``metadata["render_fps"]``; ``None`` without one."""
+    base = env.unwrapped
+    if isinstance(base, GameVecEnv):
+        return float(base.env.decision_seconds)
+    fps = env.get_attr("metadata")[0].get("render_fps")
+    return 1.0 / float(fps) if fps else None
+
+
 def is_builtin(env_id: str) -> bool:
     """Whether ``env_id`` (resolved) is a game of gymcast, which runs as a compiled batch."""
     return env_id in GAMES

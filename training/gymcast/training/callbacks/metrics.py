@@ -55,6 +55,8 @@ EXTRA_METRICS = {
     "wins": ("episodes", "training episodes won so far"),
     "losses": ("episodes", "training episodes lost so far"),
     "draws": ("episodes", "training episodes drawn so far"),
+    "pace": ("s/s", "game seconds of each lane per second over about the last ten seconds, when a speed is asked for"),
+    "pace_lag": ("s", "time by which the game is behind the speed asked for, since this process began"),
 }
 _GRAPHS = {
     "reward_progress": ("Reward", "return per episode", ("average_reward", "best_reward")),
@@ -204,6 +206,8 @@ class MetricsBroadcastCallback(BaseCallback):
             extra["game_seconds_per_second"] = game_seconds
         if stats.win_rate is not None:
             extra.update(wins=stats.wins, losses=stats.losses, draws=stats.draws)
+        if progress.pacer is not None:
+            extra.update(pace=progress.pacer.rate, pace_lag=progress.pacer.lag)
         return TrainingMetricsData(
             episode=stats.episodes,
             total_episodes=progress.config.max_episodes,

@@ -15,6 +15,8 @@ from gymcast.training.config import TrainingConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gymcast.envs import Pacer
+
 RECENT_EPISODES = 1000
 
 
@@ -126,6 +128,8 @@ class RunProgress:
     timesteps: int = 0
     seconds_before: float = 0.0
     """Training seconds of earlier processes of the same run."""
+    pacer: Pacer | None = None
+    """What holds the game to a speed, when one is asked for."""
     _started: float | None = None
     _paused_at: float | None = None
     _paused_seconds: float = 0.0

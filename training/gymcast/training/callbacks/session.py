@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -9,14 +10,20 @@ from typing import Any, Literal
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from gymcast.envs import Pacer
 from gymcast.training.broadcast import Sink
 from gymcast.training.callbacks.progress import RunProgress
-from gymcast.training.events import Phase, SessionStatus
+from gymcast.training.events import ErrorData, Phase, SessionStatus
 from gymcast.training.signals import StopSignals
+
+log = logging.getLogger(__name__)
 
 StopKind = Literal["limit", "stopping", "cancelled", "signal"]
 PAUSE_POLL_SECONDS = 0.05
 STATUS_SECONDS = 1.0
+# Behind by more than this share of the seconds between two looks, the pace is not held.
+LATE_SHARE = 0.01
+LATE_LOOK_SECONDS = 10.0
 
 
 class ProgressCallback(BaseCallback):
@@ -67,10 +74,12 @@ class SessionControlCallback(BaseCallback):
         self._report = report
         self._save = save
         self._next_status = 0.0
-        pacing = progress.config.pacing
-        self._step_seconds = decision_seconds / pacing if pacing is not None and decision_seconds is not None else 0.0
-        self._step_due = 0.0
         self._can_leave_rollout = can_leave_rollout
+        if progress.config.pacing is not None and decision_seconds is not None:
+            progress.pacer = Pacer(decision_seconds, progress.config.pacing)
+        self._lag_seen = 0.0
+        self._next_look = 0.0
+        self._said_late = False
 
     def _on_step(self) -> bool:
         now = time.monotonic()
@@ -79,8 +88,8 @@ class SessionControlCallback(BaseCallback):
             self._report("running", "training", None)
         if not self._may_take_next_step():
             return False
-        if self._step_seconds:
-            self._pace()
+        if self.progress.pacer is not None:
+            self._pace(self.progress.pacer)
         return True
 
     def _may_take_next_step(self) -> bool:
@@ -117,13 +126,27 @@ class SessionControlCallback(BaseCallback):
         while sink.desired == "paused" and self._signals.received is None:
             time.sleep(PAUSE_POLL_SECONDS)
         self.progress.resume()
-        self._step_due = 0.0
+        if self.progress.pacer is not None:
+            self.progress.pacer.restart()
         self._report("running", "training", None)
 
-    def _pace(self) -> None:
-        # A step that comes late (the update of the network takes its time) is not made up for: the game never runs
-        # faster than asked.
+    def _pace(self, pacer: Pacer) -> None:
+        pacer.wait()
         now = time.monotonic()
-        if self._step_due > now:
-            time.sleep(self._step_due - now)
-        self._step_due = max(now, self._step_due) + self._step_seconds
+        if now < self._next_look:
+            return
+        late, self._lag_seen = pacer.lag - self._lag_seen, pacer.lag
+        self._next_look = now + LATE_LOOK_SECONDS
+        asked, rate = pacer.multiplier or 0.0, pacer.rate
+        slow = rate is not None and rate < (1.0 - LATE_SHARE) * asked
+        if slow and late > LATE_SHARE * LATE_LOOK_SECONDS and not self._said_late:
+            self._said_late = True
+            message = (
+                f"the pace of {asked:g} x real time is not held: {late:.1f} s behind within "
+                f"{LATE_LOOK_SECONDS:g} s, {rate:.1f} x now; fewer parallel_episodes, a smaller network or a lower "
+                "speed_multiplier helps"
+            )
+            log.warning("%s", message)
+            if self._sink is not None:
+                detail = {"asked": asked, "rate": rate, "lag_seconds": pacer.lag}
+                self._sink.emit(ErrorData(code="pace_not_held", message=message, detail=detail))
