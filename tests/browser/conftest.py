@@ -145,7 +145,6 @@ def episodes() -> list[Replay]:
         random = np.random.default_rng(5)
         while len(found) < 3:
             actions = np.stack([random.integers(0, size, 4) for size in env.single_action_space.nvec], axis=1)
-            recorder.record(actions)
             env.step(actions)
             found += [replay for replay in recorder.finish() if replay.summary["seconds"] > 5]
     finally:

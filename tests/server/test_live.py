@@ -224,7 +224,6 @@ async def test_replay_is_stored_announced_and_played(client: aiohttp.ClientSessi
     episodes: list[Any] = []
     while not episodes:
         actions = env.action_space.sample()
-        recorder.record(actions)
         env.step(actions)
         episodes = recorder.finish()
     env.close()

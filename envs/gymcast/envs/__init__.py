@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from gymcast.envs import compiling as _compiling  # first: it says where compiled kernels are kept
+from gymcast.envs.episode_log import EpisodeLog, LoggedEpisode
 from gymcast.envs.errors import ActionError, OptionValueError, SnapshotError, UnknownEnvError, UnknownOptionError
 from gymcast.envs.pacing import Pacer
 from gymcast.envs.policy import NumpyPolicy, load_policy
 from gymcast.envs.registry import GAMES, GameSpec, OptionSpec, game_spec, register_all, resolve_env_id
-from gymcast.envs.replay import Replay, ReplayError, ReplayRecorder, replay_frames, verify_replay
+from gymcast.envs.replay import Replay, ReplayError, ReplayRecorder
+from gymcast.envs.replay_player import replay_frames, verify_replay
 from gymcast.envs.single import GameEnv
 from gymcast.envs.snapshot import EpisodeRecorder, restore, snapshot, snapshot_header
 from gymcast.envs.trajectory import TrajectoryHash
@@ -16,10 +18,12 @@ from gymcast.envs.vector import GameVectorEnv
 __all__ = [
     "GAMES",
     "ActionError",
+    "EpisodeLog",
     "EpisodeRecorder",
     "GameEnv",
     "GameSpec",
     "GameVectorEnv",
+    "LoggedEpisode",
     "NumpyPolicy",
     "OptionSpec",
     "OptionValueError",

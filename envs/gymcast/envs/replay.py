@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gymcast.envs.errors import OptionValueError, UnknownEnvError, UnknownOptionError
-from gymcast.envs.registry import GameSpec, game_spec
 from gymcast.envs.vector import OUTCOMES, GameVectorEnv
 
 _MAGIC = b"GCRP1"
@@ -29,8 +26,10 @@ class ReplayError(ValueError):
 class Replay:
     """One episode.
 
-    actions: (T, S, ...) one row per decision and played seat: uint8 groups of a MultiDiscrete, or float32 of a Box.
-    summary: what it came to: `return`, `length` (decisions), `seconds` (game time), `outcome`, `kills`, `deaths`.
+    actions: (T, S, G) one row per decision and played seat: uint8 groups of a MultiDiscrete (wider where a group has
+    more entries), or floats of a Box.
+    summary: what it came to: `return`, `length` (decisions), `seconds` (game time), `outcome`, `kills`, `deaths`; of an
+    episode out of a log also `returns` (of every seat, exact) and `check` (a hash of the last observations).
     """
 
     env_id: str
@@ -97,7 +96,7 @@ def _from_header(header: Any, content: bytes) -> Replay:
     if not (0 <= header["seed"] < _INT64 and 0 <= header["episode"] < _INT64):
         raise ReplayError("this replay is damaged: seed and episode must be whole numbers, at least 0 and below 2**63.")
     dtype, shape = header.pop("dtype"), header.pop("shape")
-    if dtype not in ("|u1", "<f4"):
+    if dtype not in ("|u1", "<u2", "<u4", "<f4", "<f8"):
         raise ReplayError(f"this replay is damaged: actions of type {dtype[:40]!r}.")
     whole = len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
     if not whole or math.prod(shape) * np.dtype(dtype).itemsize != len(content):
@@ -108,7 +107,7 @@ def _from_header(header: Any, content: bytes) -> Replay:
 class ReplayRecorder:
     """Keeps the actions of chosen lanes while a batch is stepped, and makes replays of the episodes that end.
 
-    Call `record(actions)` before each step of the environment and `finish()` after it.
+    Call `finish()` after each step of the environment.
 
     Args:
         env: the batch.
@@ -131,12 +130,8 @@ class ReplayRecorder:
             self._whole[g] = int(state["length"][g]) == 0
             self._starts[g] = (int(state["seed"][g]), int(state["episode"][g]))
 
-    def record(self, actions: NDArray[Any]) -> None:
-        """Note the actions about to be played."""
-        self._pending = actions
-
     def finish(self) -> list[Replay]:
-        """Note that they were played; the replays of recorded episodes that ended with this step."""
+        """Note the actions that were just played; the replays of recorded episodes that ended with this step."""
         env = self._env
         seats = env.batch.learners
         done: list[Replay] = []
@@ -165,115 +160,3 @@ class ReplayRecorder:
             "deaths": int(env.deaths[lane]),
         }
         return Replay(env.game.id, env.game.version, dict(env.options), seed, episode, actions, summary)
-
-
-class _Player:
-    """Plays a replay again, one tick or decision at a time."""
-
-    def __init__(self, replay: Replay) -> None:
-        try:
-            game = game_spec(replay.env_id)
-            options = game.complete_options(replay.options)
-        except (UnknownEnvError, UnknownOptionError, OptionValueError) as error:
-            raise ReplayError(f"this replay cannot be played: {error}") from error
-        if replay.version != game.version:
-            raise ReplayError(
-                f"this replay is of {replay.env_id} version {replay.version}, the game here is version {game.version}: "
-                "its rules changed, so the episode cannot be had again. Use the gymcast release that recorded it."
-            )
-        seats = int(options["players"]) if options["opponent"] == "self" else 1
-        _check_actions(replay.actions, game, options, seats)
-        self.game, self.options, self.replay = game, options, replay
-        self.batch = game.load_batch()(1, options, seats, autoreset=False)
-        self.batch.state["seed"] = replay.seed
-        self.batch.state["episode"] = replay.episode
-        self.batch.reset(np.ones(1, np.bool_))
-
-    def actions(self, step: int) -> NDArray[Any]:
-        row: NDArray[Any] = self.replay.actions[step]
-        return row.astype(np.float64 if row.dtype.kind == "f" else np.int64)
-
-
-def _check_actions(actions: NDArray[Any], game: GameSpec, options: Mapping[str, Any], seats: int) -> None:
-    """Kernels index tables with actions without looking: nothing out of range may reach them."""
-    nvec = [len(labels) for _, labels in game.action_labels]
-    if options["action"] == "box":
-        size, fits = 5, actions.dtype == np.float32 and bool((np.abs(actions) <= 1.0).all())
-    else:
-        size = len(nvec)
-        fits = actions.dtype == np.uint8 and actions.shape[1:] == (seats, size) and bool((actions < nvec).all())
-    if not fits or actions.ndim != 3 or actions.shape[1:] != (seats, size) or len(actions) == 0:
-        raise ReplayError(
-            f"this replay is damaged: its actions ({actions.dtype}, shape {actions.shape}) are not those of "
-            f"{seats} seat(s) of {game.id}, or out of range."
-        )
-
-
-def _play(player: _Player, observe: Any) -> dict[str, Any]:
-    """Play the whole replay; `observe(player)` is called before each decision and at the end. Returns the summary."""
-    digest = hashlib.sha256()
-    length, total = 0, 0.0
-    batch = player.batch
-    for step in range(len(player.replay.actions)):
-        observe(player)
-        batch.step(player.actions(step), 0, 1)
-        digest.update(batch.state.tobytes())
-        length += 1
-        total += float(batch.out.reward[0])
-        if batch.out.terminated[0] or batch.out.truncated[0]:
-            break
-    observe(player)
-    return {
-        "return": round(total, 6),
-        "length": length,
-        "outcome": OUTCOMES[int(batch.out.final_outcome[0])],
-        "kills": int(batch.out.final_kills[0]),
-        "deaths": int(batch.out.final_deaths[0]),
-        "hash": digest.hexdigest(),
-    }
-
-
-def verify_replay(replay: Replay) -> dict[str, Any]:
-    """Play a replay again and compare with its summary; returns the summary of the new play, with its state hash.
-
-    Raises:
-        ReplayError: another version of the game, or a result that differs.
-    """
-    found = _play(_Player(replay), lambda player: None)
-    for key, value in found.items():
-        if key in replay.summary and replay.summary[key] != value:
-            raise ReplayError(f"this replay says {key}={replay.summary[key]!r} and plays to {value!r}.")
-    return found
-
-
-def replay_observations(replay: Replay) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """What the first seat saw before each decision, (T, ...), and its masks, bool (T, K)."""
-    observations: list[NDArray[Any]] = []
-    masks: list[NDArray[np.bool_]] = []
-
-    def observe(player: _Player) -> None:
-        observations.append(player.batch.observation[0].copy())
-        masks.append(player.batch.out.mask[0].copy())
-
-    _play(_Player(replay), observe)
-    return np.stack(observations[:-1]), np.stack(masks[:-1])
-
-
-def replay_frames(replay: Replay) -> dict[str, Any]:
-    """Play a replay again and draw it: {env_id, view, fps, scene, frames, summary}, a frame per decision and the last.
-
-    The frames are what the page draws; `fps` is frames per second of game time.
-    """
-    player = _Player(replay)
-    draw = player.game.load_draw()
-    frames: list[dict[str, Any]] = []
-    summary = _play(player, lambda p: frames.append(draw.frame(p.batch, 0)))
-    summary["seconds"] = frames[-1]["t"]
-    return {
-        "env_id": replay.env_id,
-        "view": player.game.name,
-        "fps": player.game.tick_rate / player.options["frame_skip"],
-        "scene": draw.scene(player.batch, player.options),
-        "frames": frames,
-        "summary": summary,
-    }

@@ -53,7 +53,6 @@ class LaneRecorder:
         """The newest whole episode; whoever takes it puts ``None`` in its place."""
 
     def before_step(self, obs: NDArray[Any], action_mask: NDArray[np.bool_], actions: NDArray[Any]) -> None:
-        self._recorder.record(actions)
         self._obs.append(obs[self._lane].copy())
         self._masks.append(action_mask[self._lane].copy())
         self._actions.append(np.array(actions[self._lane]))
