@@ -85,7 +85,7 @@ def check_actions(log: EpisodeLog) -> None:
         np.testing.assert_array_equal(log.replay(found).actions[:, 0], want)
 
 
-# ------------------------------------------------------------------------------------------------------------- packing
+# -------------------------------------------------------------------------------------------------------------- packing
 
 
 @settings(max_examples=60, deadline=None)
@@ -131,7 +131,7 @@ def test_spaces_that_cannot_be_stored_are_told() -> None:
     assert ActionCodec.for_space(spaces.MultiBinary((2, 2))) == ActionCodec.for_groups((2, 2, 2, 2))
 
 
-# ------------------------------------------------------------------------------------------------------ what is in a log
+# ----------------------------------------------------------------------------------------------------- what is in a log
 
 
 def test_every_whole_episode_is_listed_with_its_actions(tmp_path: Path) -> None:
@@ -150,7 +150,9 @@ def test_every_whole_episode_is_listed_with_its_actions(tmp_path: Path) -> None:
 def test_listings_are_filtered_and_ordered(tmp_path: Path) -> None:
     write(tmp_path, [[(0, 40)]])
     log = EpisodeLog(tmp_path)
-    assert [found.end for found in log.select(lane=4)] == sorted((found.end for found in log.select(lane=4)), reverse=True)
+    assert [found.end for found in log.select(lane=4)] == sorted(
+        (found.end for found in log.select(lane=4)), reverse=True
+    )
     returns = [found.returns[0] for found in log.select(order="best")]
     assert returns == sorted(returns, reverse=True) and len(returns) == len(log)
     assert [found.returns[0] for found in log.select(order="worst", limit=3)] == returns[::-1][:3]
@@ -181,7 +183,9 @@ def test_self_play_has_every_seat(tmp_path: Path) -> None:
     table["game"], table["end"], table["length"] = (0, 1), (12, 12), (3, 2)
     table["returns"], table["outcomes"] = ((1.5, -1.5), (0.25, 0.5)), ((1, -1), (0, 0))
     actions = np.arange(3 * 4).reshape(3, 4, 1).astype(np.uint8)
-    file = SegmentFile(tmp_path / "segment-00000001.log", header(lanes=4, games=2, seats=2, codec=ActionCodec.for_groups((12,))))
+    file = SegmentFile(
+        tmp_path / "segment-00000001.log", header(lanes=4, games=2, seats=2, codec=ActionCodec.for_groups((12,)))
+    )
     file.append(Block(0, actions, table))
     file.close()
     log = EpisodeLog(tmp_path)
@@ -192,7 +196,7 @@ def test_self_play_has_every_seat(tmp_path: Path) -> None:
     np.testing.assert_array_equal(log.replay(log.find(3, 4)).actions[..., 0], [[6, 7], [10, 11]])
 
 
-# --------------------------------------------------------------------------------------------------- damage and resuming
+# -------------------------------------------------------------------------------------------------- damage and resuming
 
 
 def test_a_file_cut_at_any_byte_keeps_what_was_whole(tmp_path: Path) -> None:
@@ -207,7 +211,9 @@ def test_a_file_cut_at_any_byte_keeps_what_was_whole(tmp_path: Path) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_never_gives_other_actions(tmp_path_factory: pytest.TempPathFactory, where: float, bit: int) -> None:
+def test_a_flipped_bit_never_gives_other_actions(
+    tmp_path_factory: pytest.TempPathFactory, where: float, bit: int
+) -> None:
     folder = tmp_path_factory.mktemp("log")
     (path,) = write(folder, [[(0, 10), (10, 10)]])
     data = bytearray(path.read_bytes())
@@ -276,7 +282,7 @@ def test_other_lanes_after_a_resume_do_not_mix(tmp_path: Path) -> None:
     assert len(log) == len(expected(10)) + 1, "the other one was begun before it, with other lanes"
 
 
-# ------------------------------------------------------------------------------------------------------------- retention
+# ------------------------------------------------------------------------------------------------------------ retention
 
 
 def test_the_oldest_files_make_room(tmp_path: Path) -> None:
@@ -311,5 +317,3 @@ def test_a_file_that_is_read_while_it_grows(tmp_path: Path) -> None:
         assert all_of(log) == expected(10 * (number + 1))
     file.close()
     check_actions(log)
-
-

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gymcast.envs.replay import Replay, ReplayError
-from gymcast.envs.segments import NO_OUTCOME, PATTERN, Block, BlockPlace, Segment, SegmentFile, read_segment
+from gymcast.envs.segments import NO_COUNT, PATTERN, Block, BlockPlace, Segment, read_segment
 from gymcast.envs.vector import OUTCOMES
 
 FOLDER: Final = "episodes"
@@ -46,8 +46,8 @@ _INDEX = np.dtype(
 class LoggedEpisode:
     """One finished episode. Places are counted in decisions since the run began, all lanes together.
 
-    `returns`, `outcomes` ("win", "draw", "loss"; None where there is no winner), `kills` and `deaths` have an entry for
-    each recorded seat; `seat` is that of `lane`. `check` is a hash of the last observations.
+    `returns`, `outcomes` ("win", "draw", "loss"), `kills` and `deaths` have an entry for each recorded seat, None where
+    the environment knows of no such thing; `seat` is that of `lane`. `check` is a hash of the last observations.
     """
 
     env_id: str
@@ -63,8 +63,8 @@ class LoggedEpisode:
     seconds: float | None
     returns: tuple[float, ...]
     outcomes: tuple[str | None, ...]
-    kills: tuple[int, ...]
-    deaths: tuple[int, ...]
+    kills: tuple[int | None, ...]
+    deaths: tuple[int | None, ...]
     check: str
 
     def summary(self) -> dict[str, Any]:
@@ -75,12 +75,13 @@ class LoggedEpisode:
             "returns": list(self.returns),
             "check": self.check,
         }
-        if self.seconds is not None:
-            found["seconds"] = self.seconds
-        if self.outcomes[0] is not None:
-            found["outcome"] = self.outcomes[0]
-            found["kills"], found["deaths"] = self.kills[0], self.deaths[0]
-        return found
+        known = {
+            "seconds": self.seconds,
+            "outcome": self.outcomes[0],
+            "kills": self.kills[0],
+            "deaths": self.deaths[0],
+        }
+        return found | {name: value for name, value in known.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """For a listing."""
@@ -183,8 +184,8 @@ class EpisodeLog:
         if not len(found):
             kept = f"it has {len(self):,} episodes" if len(self) else "it is empty"
             raise ReplayError(
-                f"the log in {self.folder} has no whole episode of lane {lane} that began at {start}: it never was, has "
-                f"not ended yet, or made room for newer ones ({kept})."
+                f"the log in {self.folder} has no whole episode of lane {lane} that began at {start}: it never was, "
+                f"has not ended yet, or made room for newer ones ({kept})."
             )
         return self._episode(found[0], lane % per_game)
 
@@ -225,13 +226,17 @@ class EpisodeLog:
             seconds,
             tuple(float(value) for value in facts["returns"]),
             tuple(OUTCOMES.get(int(value)) for value in facts["outcomes"]),
-            tuple(int(value) for value in facts["kills"]),
-            tuple(int(value) for value in facts["deaths"]),
+            _counts(facts["kills"]),
+            _counts(facts["deaths"]),
             f"{int(facts['check']):016x}",
         )
 
 
-_OUTCOME_NUMBERS: Final = {name: number for number, name in OUTCOMES.items()} | {None: NO_OUTCOME}
+_OUTCOME_NUMBERS: Final = {name: number for number, name in OUTCOMES.items()}
+
+
+def _counts(column: NDArray[np.int32]) -> tuple[int | None, ...]:
+    return tuple(None if value == NO_COUNT else int(value) for value in column)
 
 
 def _index_of(segments: list[Segment]) -> NDArray[np.void]:
@@ -347,9 +352,3 @@ def _count(path: Path) -> int:
         return len(read_segment(path).episodes)
     except ReplayError:
         return 0
-
-
-__all__ = [
-    "FOLDER", "ORDERS", "EpisodeLog", "LoggedEpisode", "Order", "SegmentFile", "cut", "next_segment_path", "prune",
-    "segment_paths",
-]  # fmt: skip

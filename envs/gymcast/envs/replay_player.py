@@ -17,12 +17,11 @@ from gymcast.envs.registry import GAMES, GameSpec
 from gymcast.envs.replay import Replay, ReplayError
 from gymcast.envs.vector import OUTCOMES
 
-# Rewards are summed as Stable-Baselines3's Monitor does, which rounds to so many digits.
-_DIGITS = 6
+_DIGITS = 6  # of a return that is shown
 
 
 def observation_check(observations: Any) -> int:
-    """64 bits of BLAKE2b over the last observations of an episode: an array (seats, ...), or a Dict or Tuple of them."""
+    """64 bits of BLAKE2b over the last observations of an episode: an array (seats, ...), or a mapping or tuple."""
     digest = hashlib.blake2b(digest_size=8)
     _feed(digest, observations)
     return int.from_bytes(digest.digest(), "little")
@@ -38,6 +37,16 @@ def _feed(digest: Any, value: Any) -> None:
             _feed(digest, part)
     else:
         digest.update(np.ascontiguousarray(value).tobytes())
+
+
+def outcome_of(info: Mapping[str, Any]) -> int | None:
+    """+1 won, 0 drawn, -1 lost, from the last `info` of an episode (`outcome` or `is_success`); None without them."""
+    outcome = info.get("outcome")
+    if outcome is None and "is_success" in info:
+        return 1 if info["is_success"] else -1
+    if isinstance(outcome, str):
+        return {name: number for number, name in OUTCOMES.items()}.get(outcome)
+    return None if outcome is None else int(np.sign(outcome))
 
 
 class Player(Protocol):
@@ -159,26 +168,29 @@ class _GymPlayer:
             self._env.close()
             raise ReplayError(f"this replay is damaged: its actions are not those of {replay.env_id}.")
         self._replay = replay
-        self._rewards: list[float] = []
+        self._length, self._return = 0, 0.0
         self._hash = hashlib.sha256()
         self._last: Any = None
+        self._info: Mapping[str, Any] = {}
 
     def step(self, number: int) -> bool:
         """Play decision `number`; true when the episode has ended."""
         action = from_codec(self._replay.actions[number, 0], self._env.action_space)
-        self._last, reward, terminated, truncated, _ = self._env.step(action)
-        self._rewards.append(float(reward))
+        self._last, reward, terminated, truncated, self._info = self._env.step(action)
+        self._length += 1
+        self._return += float(reward)
         _feed(self._hash, self._last)
         self._hash.update(np.float64(reward).tobytes() + bytes((terminated, truncated)))
         return bool(terminated or truncated)
 
     def result(self) -> dict[str, Any]:
         """See `Player`."""
-        total = round(sum(self._rewards), _DIGITS)
+        outcome = outcome_of(self._info)
         return {
-            "return": total,
-            "returns": [total],
-            "length": len(self._rewards),
+            **({} if outcome is None else {"outcome": OUTCOMES[outcome]}),
+            "return": round(self._return, _DIGITS),
+            "returns": [self._return],
+            "length": self._length,
             "check": f"{observation_check(self._last):016x}",
             "hash": self._hash.hexdigest(),
         }
@@ -200,8 +212,14 @@ class _GymPlayer:
 
 
 def _render_modes(spec: gymnasium.envs.registration.EnvSpec) -> list[str]:
-    maker = gymnasium.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else None
-    return list(getattr(maker, "metadata", {}).get("render_modes", []))
+    return list(_metadata(spec).get("render_modes", []))
+
+
+def _metadata(spec: gymnasium.envs.registration.EnvSpec) -> Mapping[str, Any]:
+    entry = spec.entry_point
+    maker = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    metadata: Mapping[str, Any] = getattr(maker, "metadata", {})
+    return metadata
 
 
 def _drawing(can_draw: bool) -> dict[str, Any]:
@@ -210,10 +228,10 @@ def _drawing(can_draw: bool) -> dict[str, Any]:
 
 def to_codec(actions: NDArray[Any], space: spaces.Space[Any]) -> NDArray[Any]:
     """Actions (N, ...) of a space as an `ActionCodec` keeps them, (N, width): discrete ones counted from 0."""
-    rows = np.asarray(actions).reshape(len(actions), -1)
-    if isinstance(space, spaces.Discrete):
-        return rows - space.start
-    return rows - space.start.reshape(1, -1) if isinstance(space, spaces.MultiDiscrete) else rows
+    rows: NDArray[Any] = np.asarray(actions).reshape(len(actions), -1)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        rows = rows - np.reshape(space.start, (1, -1))
+    return rows
 
 
 def from_codec(row: NDArray[Any], space: spaces.Space[Any]) -> Any:
@@ -222,6 +240,8 @@ def from_codec(row: NDArray[Any], space: spaces.Space[Any]) -> Any:
         return np.int64(int(row[0]) + int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
         return (row.reshape(space.shape).astype(space.dtype) + space.start).astype(space.dtype)
+    if isinstance(space, spaces.Box):
+        return row.reshape(space.shape)  # the type that was played, which need not be the space's
     return row.reshape(space.shape or ()).astype(space.dtype)
 
 
@@ -321,13 +341,4 @@ def frames_per_second(replay: Replay) -> float:
         game = GAMES[replay.env_id]
         return float(game.tick_rate / game.complete_options(replay.options)["frame_skip"])
     spec = gymnasium.registry.get(replay.env_id)
-    if spec is None or not isinstance(spec.entry_point, str):
-        return 30.0
-    metadata = getattr(gymnasium.envs.registration.load_env_creator(spec.entry_point), "metadata", {})
-    return float(metadata.get("render_fps") or 30.0)
-
-
-__all__ = [
-    "GamePlayer", "Player", "from_codec", "frames_per_second", "observation_check", "player_for",
-    "replay_frames", "replay_images", "replay_observations", "replay_texts", "to_codec", "verify_replay",
-]  # fmt: skip
+    return 30.0 if spec is None else float(_metadata(spec).get("render_fps") or 30.0)

@@ -31,6 +31,7 @@ from gymcast.envs.replay import ReplayError
 FORMAT = 1
 PATTERN = "segment-*.log"
 NO_OUTCOME = -128
+NO_COUNT = -1
 _FILE_MAGIC, _BLOCK_MAGIC = b"GCEL", b"ROLL"
 _FILE_HEAD = struct.Struct("<4sII")
 _BLOCK_HEAD = struct.Struct("<4sqIIIIIII")
@@ -49,7 +50,7 @@ def episode_dtype(seats: int) -> np.dtype[np.void]:
             ("check", "<u8"),  # of the last observations, see `observation_check`
             ("returns", "<f8", (seats,)),
             ("outcomes", "i1", (seats,)),  # +1, 0, -1, or NO_OUTCOME
-            ("kills", "<i4", (seats,)),
+            ("kills", "<i4", (seats,)),  # or NO_COUNT
             ("deaths", "<i4", (seats,)),
         ]
     )
@@ -91,7 +92,7 @@ class SegmentHeader:
         return _FILE_HEAD.pack(_FILE_MAGIC, len(text), zlib.crc32(text)) + text
 
 
-_HEADER_KINDS = {
+_HEADER_KINDS: dict[str, Any] = {
     "env_id": str, "version": int, "options": dict, "lanes": int, "games": int, "seats": int, "first": int,
     "made_by": dict, "codec": dict, "decision_seconds": (float, int, type(None)),
 }  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gymcast.training.callbacks import BotDecisionCallback as BotDecisionCallback
     from gymcast.training.callbacks import CheckpointCallback as CheckpointCallback
     from gymcast.training.callbacks import CollapseAlarmCallback as CollapseAlarmCallback
+    from gymcast.training.callbacks import EpisodeLogCallback as EpisodeLogCallback
     from gymcast.training.callbacks import FootageCallback as FootageCallback
     from gymcast.training.callbacks import MetricsBroadcastCallback as MetricsBroadcastCallback
     from gymcast.training.callbacks import SessionControlCallback as SessionControlCallback
@@ -48,6 +49,7 @@ _HOMES = {
     "CheckpointManager": "checkpoints",
     "CollapseAlarmCallback": "callbacks",
     "ConfigError": "config",
+    "EpisodeLogCallback": "callbacks",
     "EvaluationResult": "evaluate",
     "Event": "events",
     "EventSink": "broadcast",

@@ -236,6 +236,14 @@ class TrainingConfig(_ConfigModel):
         default=None, description="opponents of the final evaluation; null: every scripted level of the game"
     )
 
+    # The log of every episode
+    replays_kept: Annotated[int, Field(ge=0, le=10**12)] | None = Field(
+        default=None, description="newest episodes kept for replay, about; 0: none are logged; null: as the disk allows"
+    )
+    replays_max_mb: Annotated[float, Field(ge=1, le=10**9, allow_inf_nan=False)] | None = Field(
+        default=1024.0, description="MiB the log of episodes may take, the oldest make room; null: not limited"
+    )
+
     # What is sent to viewers
     footage_seconds: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
         default=10.0, description="seconds between training episodes sent as replays; null: none"

@@ -19,12 +19,14 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from gymcast.envs import GAMES, resolve_env_id
+from gymcast.envs.episode_log import FOLDER as EPISODES
 from gymcast.training.boundary import RolloutBoundary
 from gymcast.training.broadcast import Sink
 from gymcast.training.callbacks import (
     BotDecisionCallback,
     CheckpointCallback,
     CollapseAlarmCallback,
+    EpisodeLogCallback,
     FootageCallback,
     MetricsBroadcastCallback,
     ProgressCallback,
@@ -78,9 +80,9 @@ class Trainer:
     """Trains what ``config`` describes and leaves everything in ``run_dir``.
 
     The folder holds ``config.yaml`` (exact, the drawn seed included), ``log.txt``, ``tb/`` (TensorBoard),
-    ``checkpoints/`` and, at the end, ``summary.json``. ``sink`` receives the events and says when to pause or stop;
-    ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may be entered already, by
-    a process that has work to do before.
+    ``checkpoints/``, ``episodes/`` (every episode, for replay) and, at the end, ``summary.json``. ``sink`` receives the
+    events and says when to pause or stop; ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies.
+    ``signals`` may be entered already, by a process that has work to do before.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Trainer:
         self.checkpoints: CheckpointManager | None = None
         self.model: BaseAlgorithm | None = None
         self._boundary: RolloutBoundary | None = None
+        self.episode_log: EpisodeLogCallback | None = None
 
     def run_training_loop(self) -> TrainingResult:
         """Train until a limit is reached or someone stops it, then save, evaluate and summarise.
@@ -138,6 +141,8 @@ class Trainer:
                 self._report("stopping" if stopped else "running", "saving", reason)
                 checkpoint = self.save_checkpoint("signal" if stopped == "signal" else "final")
             finally:
+                if self.episode_log is not None:
+                    self.episode_log.close()
                 env.close()
                 if self.model is not None:
                     self.model.logger.close()
@@ -170,6 +175,8 @@ class Trainer:
             raise RuntimeError("there is nothing to save before run_training_loop() has built the model")
         state = boundary.state()
         timesteps = state.timesteps
+        if self.episode_log is not None:
+            self.episode_log.flush()  # episodes under way here are finished by whoever resumes
         try:
             checkpoint = save_run(manager, model, state, self.config, reason=reason, score=self._score(model))
         except OSError as error:
@@ -238,6 +245,11 @@ class Trainer:
     def _observers(self) -> list[BaseCallback]:
         config, sink = self.config, self.sink
         callbacks: list[BaseCallback] = [CollapseAlarmCallback(sink)]
+        if config.replays_kept != 0:
+            self.episode_log = EpisodeLogCallback(
+                self.run_dir / EPISODES, max_mb=config.replays_max_mb, kept=config.replays_kept, sink=sink
+            )
+            callbacks.append(self.episode_log)
         if sink is not None:
             callbacks.append(MetricsBroadcastCallback(sink, hz=config.metrics_hz, progress=self.progress))
         if sink is not None and config.spectator_enabled:

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from gymcast.envs import (
@@ -29,6 +29,7 @@ from gymcast.envs import (
     snapshot,
 )
 from gymcast.training.config import ConfigError
+from gymcast.training.episode_taps import EpisodeSeeds, TappedDummyVecEnv, TappedSubprocVecEnv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -225,7 +226,7 @@ def is_builtin(env_id: str) -> bool:
 
 def _make_other(env_id: str, **options: Any) -> gym.Env[Any, Any]:
     try:
-        return gym.make(env_id, **options)
+        return EpisodeSeeds(gym.make(env_id, **options))
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
@@ -245,8 +246,9 @@ def make_training_vec_env(
     """``n`` lanes of ``env_id`` for Stable-Baselines3.
 
     Built-in games run as one compiled batch; any other Gymnasium id runs in ``DummyVecEnv``, or in ``SubprocVecEnv``
-    with ``subprocesses=True``. ``episode_timeout`` truncates episodes after that many seconds: of game time in built-in
-    games, of wall-clock time in others. ``options``, as a mapping or one by one, go to the environment.
+    with ``subprocesses=True``, and is reset with a seed of each episode's own. ``episode_timeout`` truncates episodes
+    after that many seconds: of game time in built-in games, of wall-clock time in others. ``options``, as a mapping or
+    one by one, go to the environment.
     Raises ``UnknownEnvError``, ``UnknownOptionError`` or ``OptionValueError`` with the nearest valid name, and
     :class:`~gymcast.training.config.ConfigError` for options that another environment's constructor does not take.
     """
@@ -271,7 +273,7 @@ def make_training_vec_env(
         seed=seed,
         env_kwargs=chosen,
         wrapper_class=wrap,
-        vec_env_cls=SubprocVecEnv if subprocesses else DummyVecEnv,
+        vec_env_cls=TappedSubprocVecEnv if subprocesses else TappedDummyVecEnv,
     )
     return vec_env
 

@@ -3,6 +3,7 @@
 from gymcast.training.callbacks.checkpoint import CheckpointCallback
 from gymcast.training.callbacks.collapse import CollapseAlarmCallback, TrainingCollapsed
 from gymcast.training.callbacks.decisions import BotDecisionCallback, Decision, DecisionExplainer
+from gymcast.training.callbacks.episodes import EpisodeLogCallback
 from gymcast.training.callbacks.footage import FootageCallback
 from gymcast.training.callbacks.metrics import MetricsBroadcastCallback
 from gymcast.training.callbacks.progress import EpisodeStats, RunProgress
@@ -14,6 +15,7 @@ __all__ = [
     "CollapseAlarmCallback",
     "Decision",
     "DecisionExplainer",
+    "EpisodeLogCallback",
     "EpisodeStats",
     "FootageCallback",
     "MetricsBroadcastCallback",

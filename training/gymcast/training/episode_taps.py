@@ -1,0 +1,96 @@
+"""Environments that are not gymcast's, made so that every episode can be had again.
+
+Each episode begins with a seed of its own, drawn from the lane's seed and the episode's number, so that it depends on
+nothing that was before it; the vector environments tell taps what was played.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FACTS_KEY = "episode_facts"
+"""Name in every ``info``: ``seed`` the episode began with, its ``index`` on its lane, ``length`` and ``return`` so far."""
+
+
+class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
+    """Resets with a seed every time: with the one given, and later with seeds drawn from it and the episode's number.
+
+    Gymnasium's own way, a seed for the first reset only, makes every episode depend on all those before it.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._lane_seed: int | None = None
+        self._index = 0
+        self._episode_seed = 0
+        self._length, self._return = 0, 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if seed is not None or self._lane_seed is None:
+            self._lane_seed = _drawn(np.random.SeedSequence()) if seed is None else int(seed)
+            self._index, self._episode_seed = 0, self._lane_seed
+        else:
+            self._index += 1
+            self._episode_seed = _drawn(np.random.SeedSequence([self._lane_seed, self._index]))
+        self._length, self._return = 0, 0.0
+        return self.env.reset(seed=self._episode_seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._length += 1
+        self._return += float(reward)
+        facts = {"seed": self._episode_seed, "index": self._index, "length": self._length, "return": self._return}
+        return obs, reward, terminated, truncated, {**info, FACTS_KEY: facts}
+
+
+def _drawn(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1)[0] & 0x7FFFFFFF)
+
+
+class Tap(Protocol):
+    """Told what was played."""
+
+    def stepped(self, actions: NDArray[Any], dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
+        """Called after each step with the actions (N, ...) and what came of them."""
+        ...
+
+
+class _Tapped(VecEnv):
+    """Mixed into a ``VecEnv``: calls every tap in ``taps`` after each step."""
+
+    taps: list[Tap]
+    _played: NDArray[Any]
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        self._played = actions
+        super().step_async(actions)  # type: ignore[safe-super]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        result = super().step_wait()  # type: ignore[safe-super]
+        for tap in self.taps:
+            tap.stepped(self._played, result[2], result[3])
+        return result
+
+
+class TappedDummyVecEnv(_Tapped, DummyVecEnv):
+    """Stable-Baselines3's ``DummyVecEnv`` that tells taps what was played."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.taps = []
+        super().__init__(*arguments, **named)
+
+
+class TappedSubprocVecEnv(_Tapped, SubprocVecEnv):
+    """Stable-Baselines3's ``SubprocVecEnv`` that tells taps what was played."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.taps = []
+        super().__init__(*arguments, **named)
