@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FACTS_KEY = "episode_facts"
-"""Name in every ``info``: ``seed`` the episode began with, its ``index`` on its lane, ``length`` and ``return`` so far."""
+"""Name in every ``info``: ``seed`` of the episode, its ``index`` on its lane, ``length`` and ``return`` so far."""
 
 
 class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
