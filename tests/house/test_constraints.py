@@ -28,9 +28,10 @@ def pins() -> dict[str, str]:
 
 
 def closure() -> set[str]:
-    """Names of everything that gymcast with its extras "dev" and "video" pulls in on this platform."""
+    """Names of everything that gymcast with its extras "dev", "video" and "wandb" pulls in on this platform."""
     seen: dict[str, set[str]] = {}
-    waiting: list[tuple[str, set[str]]] = [("gymcast", {"dev", "video"}), *((name, set[str]()) for name in BUILD)]
+    wanted = {"dev", "video", "wandb"}
+    waiting: list[tuple[str, set[str]]] = [("gymcast", wanted), *((name, set[str]()) for name in BUILD)]
     while waiting:
         name, extras = waiting.pop()
         key = canonicalize_name(name)

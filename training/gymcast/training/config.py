@@ -252,6 +252,18 @@ class TrainingConfig(_ConfigModel):
         default=2.0, description="metric readings sent per second, at most 50"
     )
 
+    # Weights & Biases (extra gymcast[wandb])
+    use_wandb: bool = Field(default=False, description="log to Weights & Biases; WANDB_MODE=offline writes a folder")
+    wandb_project: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")] = Field(
+        default="gymcast", description="W&B project: letters, digits and _ . -, up to 128"
+    )
+    wandb_name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        default=None, description="name of the W&B run; null: the name of the run folder"
+    )
+    wandb_tags: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32)] = Field(
+        default=(), description="tags of the W&B run, up to 32"
+    )
+
     @field_validator("hyperparameters")
     @classmethod
     def _hyperparameters_of_the_algorithm(

@@ -15,7 +15,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from gymcast.envs import GAMES, resolve_env_id
@@ -47,6 +46,7 @@ from gymcast.training.events import (
 )
 from gymcast.training.models import build_model, follow_progress, normalized, torch_threads
 from gymcast.training.resume import resume_run, save_run
+from gymcast.training.run_log import EVALUATION, RunLog
 from gymcast.training.run_state import capture, streams_untouched
 from gymcast.training.signals import StopSignals
 from gymcast.training.vec_env import decision_seconds, is_builtin, make_training_vec_env
@@ -79,10 +79,11 @@ class TrainingResult:
 class Trainer:
     """Trains what ``config`` describes and leaves everything in ``run_dir``.
 
-    The folder holds ``config.yaml`` (exact, the drawn seed included), ``log.txt``, ``tb/`` (TensorBoard),
-    ``checkpoints/``, ``episodes/`` (every episode, for replay) and, at the end, ``summary.json``. ``sink`` receives the
-    events and says when to pause or stop; ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies.
-    ``signals`` may be entered already, by a process that has work to do before.
+    The folder holds ``config.yaml`` (exact, the drawn seed included), ``log.txt``, ``log.jsonl`` (the same and the
+    values of the updates as JSON lines), ``tb/`` (TensorBoard), ``checkpoints/``, ``episodes/`` (every episode, for
+    replay) and, at the end, ``summary.json``. ``sink`` receives the events and says when to pause or stop; ``resume``
+    continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may be entered already, by a process
+    that has work to do before.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Trainer:
         """
         config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with self.signals, _log_file(self.run_dir / "log.txt"), self._failures_reported():
+        with self.signals, RunLog(self.run_dir, self._log_failed) as run_log, self._failures_reported():
             log.info("training %s with %s in %s", config.env_id, config.algorithm, self.run_dir)
             self._write_text("config.yaml", config.to_yaml())
             self.checkpoints = self._checkpoint_manager()
@@ -128,7 +129,7 @@ class Trainer:
                 th.set_num_threads(torch_threads(config, model))
                 # Checking every distribution's parameters took 5 % of the time; the collapse alarm looks for NaN.
                 th.distributions.Distribution.set_default_validate_args(False)
-                model.set_logger(configure(str(self.run_dir / "tb"), ["tensorboard"]))
+                model.set_logger(run_log.logger(config))
                 if found is not None:
                     self._resume_from(model, env, found)
                 control = self._session_control(env)
@@ -144,8 +145,6 @@ class Trainer:
                 if self.episode_log is not None:
                     self.episode_log.close()
                 env.close()
-                if self.model is not None:
-                    self.model.logger.close()
             evaluations = [] if stopped else self._evaluate(model)
             interrupted = self.signals.received is not None
             result = TrainingResult(
@@ -159,7 +158,10 @@ class Trainer:
                 exit_code=self.signals.exit_code,
                 evaluations=evaluations,
             )
-            self._write_text("summary.json", json.dumps(asdict(result), default=str, indent=1))
+            try:
+                self._write_text("summary.json", json.dumps(asdict(result), default=str, indent=1))
+            except OSError as error:
+                self._log_failed("summary.json", str(error))
             log.info("%s: %s, %d timesteps, %d episodes", result.status, reason, result.timesteps, result.episodes)
             self._report(result.status, "", result.reason)
             return result
@@ -244,14 +246,7 @@ class Trainer:
 
     def _observers(self) -> list[BaseCallback]:
         config, sink = self.config, self.sink
-        callbacks: list[BaseCallback] = [CollapseAlarmCallback(sink)]
-        if config.replays_kept != 0:
-            self.episode_log = EpisodeLogCallback(
-                self.run_dir / EPISODES, max_mb=config.replays_max_mb, kept=config.replays_kept, sink=sink
-            )
-            callbacks.append(self.episode_log)
-        if sink is not None:
-            callbacks.append(MetricsBroadcastCallback(sink, hz=config.metrics_hz, progress=self.progress))
+
         if sink is not None and config.spectator_enabled:
             callbacks.append(BotDecisionCallback(sink))
             if config.footage_seconds is not None:
@@ -293,7 +288,11 @@ class Trainer:
                 break
             log.info("evaluation against %s: %s", opponent or "the environment", result)
             self._emit(result.as_event())
+            for name in ("win_rate", "mean_return", "mean_length"):
+                if (value := getattr(result, name)) is not None:
+                    model.logger.record(f"{EVALUATION}{opponent or 'games'}/{name}", value)
             results.append(result)
+        model.logger.dump(model.num_timesteps)
         return results
 
     def _play(self, model: BaseAlgorithm, opponent: str, games: int, *stream: int) -> EvaluationResult:
@@ -373,6 +372,10 @@ class Trainer:
             self._report("failed", "", f"{type(error).__name__}: {error}")
             raise
 
+    def _log_failed(self, name: str, text: str) -> None:
+        log.warning("%s is given up, training goes on: %s", name, text)
+        self._emit(ErrorData(code="log_failed", message=f"{name} is given up: {text}"[:2000], detail={"log": name}))
+
     def _write_text(self, name: str, text: str) -> None:
         unfinished = self.run_dir / f".{name}.unfinished"
         unfinished.write_text(text, encoding="utf-8")
@@ -381,19 +384,3 @@ class Trainer:
 
 def _derived_seed(seed: int, *stream: int) -> int:
     return int(np.random.SeedSequence([seed, *stream]).generate_state(1)[0] & 0x7FFFFFFF)
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("gymcast")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(min(level, logging.INFO) if level else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()

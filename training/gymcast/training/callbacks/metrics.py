@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from gymcast.training.broadcast import EventSink, Sink, register_external_session
 from gymcast.training.callbacks.progress import RunProgress
@@ -43,6 +44,7 @@ _LOGGED = {
 # Name -> (unit, meaning) of what gymcast's own trainer sends in a reading's ``extra``.
 EXTRA_METRICS = {
     "timesteps": ("decisions", "decisions taken so far, all lanes together"),
+    "epoch": ("updates", "rounds of collecting and learning so far; of value-based algorithms gradient steps"),
     "samples_per_second": ("decisions/s", "decisions per second of training over about the last ten seconds"),
     "game_seconds_per_second": ("s/s", "game seconds simulated per second of training, all lanes together"),
     "episodes_per_minute": ("1/min", "episodes finished per minute of training"),
@@ -74,11 +76,14 @@ class MetricsBroadcastCallback(BaseCallback):
     closes by itself, and the server can pause or stop the training. In a script of your own nothing else is needed::
 
         model.learn(100_000, callback=MetricsBroadcastCallback("http://127.0.0.1:8000"))
+
+    The same values go to the algorithm's own logger under ``gymcast/``, at most ``hz`` times a second, and with it to
+    TensorBoard and whatever else it feeds; with ``None`` as the sink they go there only.
     """
 
     def __init__(
         self,
-        sink: Sink | str,
+        sink: Sink | str | None,
         *,
         hz: float = 2.0,
         progress: RunProgress | None = None,
@@ -86,7 +91,7 @@ class MetricsBroadcastCallback(BaseCallback):
         model_generation: int = 1,
     ) -> None:
         super().__init__()
-        self.sink: Sink | None = None if isinstance(sink, str) else sink
+        self.sink = None if isinstance(sink, str) else sink
         self.session_id: str | None = None
         self._url = sink if isinstance(sink, str) else None
         self._name = name
@@ -97,6 +102,7 @@ class MetricsBroadcastCallback(BaseCallback):
         self._generation = model_generation
         self._period = 1.0 / hz
         self._next = 0.0
+        self._next_record = 0.0
         self._next_graph = 0.0
         self._rates: deque[tuple[float, int, int]] = deque()
         self._losses: dict[str, float] = {}
@@ -136,6 +142,15 @@ class MetricsBroadcastCallback(BaseCallback):
                 if key in values and math.isfinite(values[key]):
                     self._losses[name] = -float(values[key]) if name == "entropy" else float(values[key])
         self._note_rate()
+
+    def _on_rollout_end(self) -> None:
+        if time.monotonic() < self._next_record:
+            return
+        self._next_record = time.monotonic() + self._period
+        data = self.reading()
+        for name, value in {**data.model_dump(exclude={"extra"}), **data.extra}.items():
+            if isinstance(value, int | float):
+                self.logger.record(f"gymcast/{name}", value)
 
     def _on_step(self) -> bool:
         if not self._shared_progress:
@@ -198,6 +213,7 @@ class MetricsBroadcastCallback(BaseCallback):
         game_seconds = None if per_step is None or samples is None else samples * per_step
         extra: dict[str, float | None] = {
             "timesteps": progress.timesteps,
+            "epoch": self._epoch(),
             "samples_per_second": samples,
             "episodes_per_minute": None if episodes is None else 60.0 * episodes,
             **{name: value for name, value in self._losses.items() if name != "loss"},
@@ -229,6 +245,12 @@ class MetricsBroadcastCallback(BaseCallback):
             memory_usage_mb=self._process.memory_info().rss / 2**20,
             extra=extra,
         )
+
+    def _epoch(self) -> int:
+        model = self.model
+        if isinstance(model, OnPolicyAlgorithm):
+            return int(model.num_timesteps // (model.n_steps * model.n_envs))
+        return int(getattr(model, "_n_updates", 0))
 
     def _note_rate(self) -> None:
         if not self.progress.started:
