@@ -146,23 +146,32 @@ class ValuesLog(KVWriter):
     def __init__(self, lines: JsonLines) -> None:
         self._lines = lines
         self._next_json = self._next_text = 0.0
+        self._newest: dict[str, Any] | None = None
+        """The newest values that are not in the file yet."""
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Take one set of values, logged at ``step`` decisions."""
         now = time.monotonic()
         numbers = scalars(key_values)
+        self._newest = {"timesteps": step, **numbers}
         if now >= self._next_json or is_result(numbers):
             self._next_json = now + JSON_SECONDS
-            try:
-                self._lines.put("update", {"timesteps": step, **numbers})
-            except OSError as error:
-                log.warning("%s: %s", JSON_LOG, error)
+            self._put()
         if now >= self._next_text:
             self._next_text = now + TEXT_SECONDS
             log.info("%s", describe(step, numbers))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Write the last values, so that the log ends with them."""
+        self._put()
+
+    def _put(self) -> None:
+        values, self._newest = self._newest, None
+        if values is not None:
+            try:
+                self._lines.put("update", values)
+            except OSError as error:
+                log.warning("%s: %s", JSON_LOG, error)
 
 
 def is_result(names: Iterable[str]) -> bool:
