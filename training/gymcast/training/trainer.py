@@ -246,7 +246,13 @@ class Trainer:
 
     def _observers(self) -> list[BaseCallback]:
         config, sink = self.config, self.sink
-
+        callbacks: list[BaseCallback] = [CollapseAlarmCallback(sink)]
+        if config.replays_kept != 0:
+            self.episode_log = EpisodeLogCallback(
+                self.run_dir / EPISODES, max_mb=config.replays_max_mb, kept=config.replays_kept, sink=sink
+            )
+            callbacks.append(self.episode_log)
+        callbacks.append(MetricsBroadcastCallback(sink, hz=config.metrics_hz, progress=self.progress))
         if sink is not None and config.spectator_enabled:
             callbacks.append(BotDecisionCallback(sink))
             if config.footage_seconds is not None:
