@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gymcast.server import cli_envs, cli_evaluate, cli_replay, cli_serve, cli_sessions, cli_train
+from gymcast.server import cli_envs, cli_evaluate, cli_replay, cli_serve, cli_sessions, cli_train, cli_verify_resume
 
 
 def _hyphens(name: str) -> str:
@@ -52,6 +52,7 @@ app.command("train", epilog=cli_train.EPILOG)(cli_train.train)
 app.command("serve", epilog=cli_serve.EPILOG)(cli_serve.serve)
 app.command("watch", epilog=cli_sessions.WATCH_EPILOG)(cli_sessions.watch)
 app.command("evaluate", epilog=cli_evaluate.EPILOG)(cli_evaluate.evaluate)
+app.command("verify-resume", epilog=cli_verify_resume.EPILOG)(cli_verify_resume.verify_resume)
 app.add_typer(cli_replay.app, name="replay")
 app.add_typer(cli_sessions.app, name="sessions")
 app.add_typer(cli_envs.app, name="envs")

@@ -73,6 +73,7 @@ def evaluate(
     checkpoint = _checkpoint(path if (path / "manifest.json").is_file() else None, run_dir, best)
     found = []
     with _model(config, checkpoint) as model:
+        normalise = model.get_vec_normalize_env()
         if not as_json:
             typer.echo(f"{checkpoint.path} ({checkpoint.timesteps:,} decisions of training), {games:,} games each")
         for name in wanted:
@@ -84,6 +85,7 @@ def evaluate(
                 seed=seed,
                 deterministic=deterministic,
                 masked=config.algorithm == "maskable_ppo",
+                normalize=None if normalise is None else normalise.normalize_obs,
                 options=config.env_kwargs,
             ).as_event()
             found.append(result)
@@ -128,17 +130,18 @@ def _checkpoint(path: Path | None, run_dir: Path, best: bool) -> Checkpoint:
 @contextmanager
 def _model(config: TrainingConfig, checkpoint: Checkpoint) -> Iterator[BaseAlgorithm]:
     from gymcast.envs import GAMES
-    from gymcast.training.checkpoints import CheckpointError, load_tensors, restore_model
-    from gymcast.training.models import build_model
+    from gymcast.training.checkpoints import CheckpointError
+    from gymcast.training.models import build_model, normalized
+    from gymcast.training.resume import load_policy_state
     from gymcast.training.vec_env import make_training_vec_env
 
     kwargs: dict[str, Any] = dict(config.env_kwargs)
     # The model only needs the spaces. A game against itself has a lane per seat: two to four, all of which divide 12.
-    env = make_training_vec_env(config.env_id, 12 if config.env_id in GAMES else 1, 0, **kwargs)
+    env = normalized(make_training_vec_env(config.env_id, 12 if config.env_id in GAMES else 1, 0, **kwargs), config)
     try:
         model = build_model(config, env, seed=0)
         try:
-            restore_model(model, load_tensors(checkpoint)["model"])
+            load_policy_state(model, checkpoint)
         except CheckpointError as error:
             raise UserError(str(error)) from None
         yield model

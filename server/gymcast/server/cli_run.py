@@ -19,6 +19,7 @@ from gymcast.server.cli_signals import StopRequests
 from gymcast.server.cli_view import RunView
 from gymcast.server.config import ServerConfig
 from gymcast.server.display import Display, make_display
+from gymcast.training.events import RESUMED, TrainingStatusData
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed
 
@@ -73,6 +74,10 @@ async def _train(
     def take(committed: Committed) -> None:
         if committed.session_id == session_id:
             view.apply(committed)
+            for event in committed.events:
+                reason = getattr(event.data, "reason", None) or ""
+                if isinstance(event.data, TrainingStatusData) and reason.startswith(RESUMED):
+                    display.note(f"{reason[:1].upper()}{reason[1:]}")
 
     unlisten = server.storage.listen(take)
     try:

@@ -28,6 +28,9 @@ MAX_EXTRA_METRICS: Final = 32
 MAX_SHOWN_ACTIONS: Final = 256
 PROBABILITY_TOLERANCE: Final = 1e-3
 
+# How the reason of a status begins that tells which checkpoint a run goes on from.
+RESUMED: Final = "resumed from "
+
 EventType = Literal[
     "training_metrics",
     "bot_decision",

@@ -20,7 +20,7 @@ from gymcast.training.checkpoints import (
 )
 from gymcast.training.config import TrainingConfig
 from gymcast.training.policies import can_export, export_policy
-from gymcast.training.run_state import RunState, machine, replay_arrays, restore, restore_replay
+from gymcast.training.run_state import RunState, machine, replay_arrays, restore, restore_replay, restore_statistics
 from gymcast.training.vec_env import GameVecEnv
 
 
@@ -67,6 +67,14 @@ def resume_run(model: BaseAlgorithm, progress: RunProgress, checkpoint: Checkpoi
     then, now = state["machine"], machine()
     other = None if then == now else f"the checkpoint was written with {then}, this is {now}: last digits may differ"
     return no_games, other
+
+
+def load_policy_state(model: BaseAlgorithm, checkpoint: Checkpoint) -> None:
+    """Put weights and the statistics of normalisation into ``model``, for playing. Raises ``CheckpointError``."""
+    restore_model(model, load_tensors(checkpoint)["model"])
+    normalise = model.get_vec_normalize_env()
+    if normalise is not None:
+        restore_statistics(normalise, load_arrays(checkpoint))
 
 
 def _export(model: BaseAlgorithm, config: TrainingConfig, folder: Path) -> None:

@@ -167,7 +167,7 @@ def _capture_streams(model: BaseAlgorithm, values: dict[str, Any], arrays: dict[
     values["numpy_random"] = [kind, *position]
     # Sampling from a space draws from the space's own generator, as epsilon-greedy exploration does.
     values["spaces"] = {
-        name: [stream.bit_generator.state for stream in _space_streams(getattr(model, name))]
+        name: [_stream_state(space) for space in _spaces_of(getattr(model, name))]
         for name in ("action_space", "observation_space")
     }
     arrays["random/python"] = np.array(internal, dtype=np.uint32)
@@ -184,22 +184,28 @@ def _restore_streams(model: BaseAlgorithm, values: Mapping[str, Any], arrays: Ma
     kind, *position = values["numpy_random"]
     np.random.set_state((kind, arrays["random/numpy"], *position))
     for name, states in values["spaces"].items():
-        for stream, state in zip(_space_streams(getattr(model, name)), states, strict=True):
-            stream.bit_generator.state = state
+        for space, state in zip(_spaces_of(getattr(model, name)), states, strict=True):
+            if state is not None:
+                space.np_random.bit_generator.state = state
     th.set_rng_state(th.from_numpy(np.array(arrays["random/torch"])))
     cuda = _group(arrays, "random/cuda")
     if cuda and th.cuda.is_available() and len(cuda) == th.cuda.device_count():
         th.cuda.set_rng_state_all([th.from_numpy(np.array(cuda[str(number)])) for number in range(len(cuda))])
 
 
-def _space_streams(space: spaces.Space[Any]) -> Iterator[np.random.Generator]:
-    yield space.np_random
+def _spaces_of(space: spaces.Space[Any]) -> Iterator[spaces.Space[Any]]:
+    yield space
     if isinstance(space, spaces.Dict):
         parts = tuple(space.spaces.values())
     else:
         parts = tuple(space.spaces) if isinstance(space, spaces.Tuple) else ()
     for part in parts:
-        yield from _space_streams(part)
+        yield from _spaces_of(part)
+
+
+def _stream_state(space: spaces.Space[Any]) -> Any:
+    """The state of a space's generator; ``None`` before its first use, which would draw one from the system."""
+    return None if space._np_random is None else space.np_random.bit_generator.state
 
 
 @contextmanager
@@ -252,9 +258,7 @@ def _restore_normalisation(env: VecNormalize, arrays: Mapping[str, NDArray[Any]]
     env.returns, env.old_reward = arrays["returns"], arrays["old_reward"]
     if (old := _take(arrays, "old_obs")) is not None:
         env.old_obs = old
-    for name, statistics in _running_statistics(env):
-        statistics.mean, statistics.var = arrays[f"{name}/mean"], arrays[f"{name}/var"]
-        statistics.count = float(arrays[f"{name}/count"])
+    _restore_statistics(env, arrays)
 
 
 def _running_statistics(env: VecNormalize) -> Iterator[tuple[str, Any]]:
@@ -266,9 +270,15 @@ def _running_statistics(env: VecNormalize) -> Iterator[tuple[str, Any]]:
         yield "observations", env.obs_rms
 
 
-def observation_statistics(arrays: Mapping[str, NDArray[Any]], env: VecNormalize) -> None:
-    """Give ``env`` the statistics a checkpoint's arrays hold, for playing without training."""
-    _restore_normalisation(env, {**_group(arrays, "normalize"), "returns": np.zeros(env.num_envs)})
+def restore_statistics(env: VecNormalize, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Give ``env`` the means and variances that the arrays of a checkpoint hold, whatever its number of lanes."""
+    _restore_statistics(env, _group(arrays, "normalize"))
+
+
+def _restore_statistics(env: VecNormalize, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, statistics in _running_statistics(env):
+        statistics.mean, statistics.var = arrays[f"{name}/mean"], arrays[f"{name}/var"]
+        statistics.count = float(arrays[f"{name}/count"])
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers

@@ -36,6 +36,7 @@ from gymcast.training.checkpoints import Checkpoint, CheckpointManager, Found
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
+    RESUMED,
     CheckpointData,
     ErrorData,
     Message,
@@ -327,6 +328,7 @@ class Trainer:
         checkpoint = found.checkpoint
         if checkpoint is None:
             log.warning("there is no checkpoint to resume from, training begins anew: %s", found)
+            self._report("starting", "compiling", f"{RESUMED}the beginning; {found}")
             return
         no_games, other_machine = resume_run(model, self.progress, checkpoint)
         if no_games is not None:
@@ -336,7 +338,7 @@ class Trainer:
         if other_machine is not None:
             self._warn("resume_not_exact", other_machine)
         log.info("resumed from %s at %d timesteps", found, checkpoint.timesteps)
-        self._report("starting", "compiling", f"resumed from {found}")
+        self._report("starting", "compiling", f"{RESUMED}{found}")
 
     def _warn(self, code: str, message: str) -> None:
         log.warning(message)
