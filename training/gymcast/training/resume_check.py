@@ -192,7 +192,7 @@ def _training(run_dir: Path) -> Iterator[_Training]:
 
 
 def _final(run_dir: Path) -> tuple[str, str, int]:
-    """Hashes of the weights and of everything else training depends on, and the decisions taken, at the end of a run."""
+    """Hashes of the weights and of all else training depends on, and the decisions taken, at the end of a run."""
     from gymcast.training.checkpoints import CheckpointManager, load_arrays, load_state, load_tensors, tensors_sha256
 
     checkpoint = CheckpointManager(run_dir / "checkpoints", keep=None).newest()
