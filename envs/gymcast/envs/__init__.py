@@ -12,6 +12,7 @@ from gymcast.envs.replay import Replay, ReplayError, ReplayRecorder
 from gymcast.envs.replay_player import replay_frames, verify_replay
 from gymcast.envs.single import GameEnv
 from gymcast.envs.snapshot import EpisodeRecorder, restore, snapshot, snapshot_header
+from gymcast.envs.speed_check import SpeedRun, verify_speed
 from gymcast.envs.trajectory import TrajectoryHash
 from gymcast.envs.vector import GameVectorEnv
 
@@ -32,6 +33,7 @@ __all__ = [
     "ReplayError",
     "ReplayRecorder",
     "SnapshotError",
+    "SpeedRun",
     "TrajectoryHash",
     "UnknownEnvError",
     "UnknownOptionError",
@@ -44,6 +46,7 @@ __all__ = [
     "snapshot",
     "snapshot_header",
     "verify_replay",
+    "verify_speed",
     "warm_up",
 ]
 

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from gymcast.server import cli_envs, cli_evaluate, cli_replay, cli_serve, cli_sessions, cli_train, cli_verify_resume
+from gymcast.server import (
+    cli_envs,
+    cli_evaluate,
+    cli_replay,
+    cli_serve,
+    cli_sessions,
+    cli_train,
+    cli_verify_resume,
+    cli_verify_speed,
+)
 
 
 def _hyphens(name: str) -> str:
@@ -53,6 +62,7 @@ app.command("serve", epilog=cli_serve.EPILOG)(cli_serve.serve)
 app.command("watch", epilog=cli_sessions.WATCH_EPILOG)(cli_sessions.watch)
 app.command("evaluate", epilog=cli_evaluate.EPILOG)(cli_evaluate.evaluate)
 app.command("verify-resume", epilog=cli_verify_resume.EPILOG)(cli_verify_resume.verify_resume)
+app.command("verify-speed", epilog=cli_verify_speed.EPILOG)(cli_verify_speed.verify_speed)
 app.add_typer(cli_replay.app, name="replay")
 app.add_typer(cli_sessions.app, name="sessions")
 app.add_typer(cli_envs.app, name="envs")
