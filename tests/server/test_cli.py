@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from gymcast.server import cli
+from gymcast.server.cli_app import app
+from gymcast.server.cli_browser import open_browser
 from gymcast.server.cli_errors import UserError
 from gymcast.server.cli_plan import TrainPlan, find_run, make_plan, merge, nest, parse_assignments, parse_port
 
@@ -269,3 +274,44 @@ def test_what_a_resumed_run_does_not_take(game: str | None, more: dict[str, obje
 )
 def test_values_that_cannot_be_used_are_refused_before_anything_starts(arguments: tuple[str, ...], text: str) -> None:
     assert text in refused("train", "CartPole-v1", *arguments)
+
+
+def options_of_train() -> list[Any]:
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    return [parameter for parameter in command.params if parameter.param_type_name == "option"]
+
+
+@pytest.mark.parametrize("option", options_of_train(), ids=lambda option: option.opts[0])
+def test_every_option_may_be_written_with_hyphens_or_underscores(option: Any, tmp_path: Path) -> None:
+    for name in [*option.opts, *option.secondary_opts]:
+        if not name.startswith("--") or name == "--help":
+            continue
+        value = [] if option.is_flag else ["1"]
+        for spelling in {name, "--" + name[2:].replace("-", "_")}:
+            text = refused("train", "NoSuchGame", spelling, *value)
+            assert "no such option" not in text.lower(), spelling
+
+
+def test_what_a_checkpoint_folder_must_not_be(tmp_path: Path) -> None:
+    (tmp_path / "used" / "step-00000000000001").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name, text in (("used", "checkpoints of another run"), ("file", "is a file")):
+        assert text in refused("train", "CartPole-v1", "--checkpoint-dir", str(tmp_path / name))
+    text = refused("train", "--resume", "latest", "--checkpoint-dir", str(tmp_path / "new"))
+    assert "leave out --checkpoint-dir" in text
+
+
+def test_a_browser_is_opened_only_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(variable, raising=False)
+    assert not open_browser("http://127.0.0.1:8000/#/session/x")
+    script = "from gymcast.server.cli_browser import open_browser; print(open_browser('http://127.0.0.1:8000/#/x'))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "BROWSER": str(browser)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "True", done.stderr
+    assert opened.read_text().strip() == "http://127.0.0.1:8000/#/x"

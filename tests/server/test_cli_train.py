@@ -103,3 +103,31 @@ def test_settings_that_only_the_algorithm_can_check_are_bad_input_too(tmp_path: 
     assert done.returncode == 2
     assert "algorithm: CartPole-v1 has no action_masks(); use ppo instead" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_checkpoints_go_where_they_are_wanted_and_by_episodes(tmp_path: Path) -> None:
+    last = events(
+        gymcast(
+            tmp_path, "train", "CartPole-v1", "--num_episodes", "60", "--max_steps", "12", "--checkpoint_dir", "kept/here",
+            "--checkpoint_freq", "20", "--autosave_interval", "7.5", "--force_cpu", "--gamma", "0.9", "--json", *SMALL,
+        )
+    )[-1]  # fmt: skip
+    run_dir = tmp_path / last["run_dir"]
+    settings = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert (settings["checkpoint_interval_episodes"], settings["checkpoint_interval_minutes"]) == (20, 7.5)
+    assert (settings["max_episode_steps"], settings["device"], settings["max_episodes"]) == (12, "cpu", 60)
+    saved = sorted(path.parent.name for path in (tmp_path / "kept" / "here").glob("step-*/manifest.json"))
+    assert len(saved) >= 2 and last["checkpoint"]["path"] == f"checkpoints/{saved[-1]}"
+    (result,) = events(gymcast(tmp_path, "evaluate", "latest", "--games", "2", "--json"))
+    assert result["games"] == 2
+
+
+def test_a_target_ends_the_training(tmp_path: Path) -> None:
+    last = events(
+        gymcast(
+            tmp_path, "train", "CartPole-v1", "--target-reward", "9", "--total-timesteps", "1000000", "--render", "--json",
+            *SMALL,
+        )
+    )[-1]  # fmt: skip
+    assert (last["status"], last["reason"]) == ("completed", "target_reward reached")
+    assert 100 <= last["episodes"] < 400 and last["timesteps"] < 20_000

@@ -244,3 +244,14 @@ def test_episode_timeout_is_wall_clock_time_elsewhere() -> None:
 def test_an_option_the_environment_does_not_take_is_a_matter_of_settings() -> None:
     with pytest.raises(ConfigError, match=r"env_kwargs: .*unexpected keyword argument 'foo'"):
         make_training_vec_env("CartPole-v1", 1, 0, options={"foo": 1})
+
+
+@pytest.mark.parametrize("env_id", ["archers", "Pendulum-v1"])
+def test_episodes_are_cut_off_after_so_many_decisions(env_id: str) -> None:
+    env = make_training_vec_env(env_id, 4, 0, episode_steps=7)
+    env.reset()
+    lengths = set()
+    for _ in range(15):
+        *_, infos = env.step([env.action_space.sample() for _ in range(4)])
+        lengths |= {info["episode"]["l"] for info in infos if "episode" in info}
+    assert lengths == {7}

@@ -31,10 +31,12 @@ LIMIT_OPTIONS: Final = {
 # What a resumed run may change; everything else decides what its checkpoint means.
 _RESUMABLE: Final = (
     *_LIMITS,
+    "target_reward",
     "evaluation_games",
     "evaluation_opponents",
     "checkpoint_interval_minutes",
     "checkpoint_interval_steps",
+    "checkpoint_interval_episodes",
     "checkpoints_kept",
     "footage_seconds",
     "metrics_hz",
@@ -55,6 +57,10 @@ class TrainPlan:
     stay: bool
     output: str
     """``live``, ``plain``, ``json`` or ``quiet``."""
+    checkpoint_dir: Path | None = None
+    """Where the checkpoints are to be kept instead of in ``run_dir``."""
+    render: bool = False
+    """Whether the page is to be opened in a browser."""
 
 
 def make_plan(
@@ -68,8 +74,12 @@ def make_plan(
     port: int | None,
     stay: bool,
     output: str,
+    checkpoint_dir: Path | None = None,
+    render: bool = False,
 ) -> TrainPlan:
     """Check everything that can be checked before a process is started. ``values`` are settings that were typed."""
+    if checkpoint_dir is not None:
+        _check_checkpoint_dir(checkpoint_dir, resume)
     if resume is not None:
         folder = find_run(resume, runs_dir)
         config = _config_to_resume(folder, game, values, config_file, run_dir)
@@ -89,7 +99,21 @@ def make_plan(
         port=port,
         stay=stay,
         output=output,
+        checkpoint_dir=checkpoint_dir,
+        render=render,
     )
+
+
+def _check_checkpoint_dir(folder: Path, resume: str | None) -> None:
+    if resume is not None:
+        raise UserError("a resumed run keeps its checkpoints where they are; leave out --checkpoint-dir")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--checkpoint-dir {folder} is a file; name a folder")
+    if any(folder.glob("step-*")):
+        raise UserError(
+            f"{folder} holds the checkpoints of another run. Take another --checkpoint-dir, or go on with that run: "
+            "gymcast train --resume RUN"
+        )
 
 
 def _new_config(game: str | None, values: Mapping[str, Any], config_file: Path | None) -> TrainingConfig:

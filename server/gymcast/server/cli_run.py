@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gymcast.server.app import RunningServer
+from gymcast.server.cli_browser import open_browser
 from gymcast.server.cli_embed import failures_explained, serving
 from gymcast.server.cli_errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, UserError
 from gymcast.server.cli_paths import database_url
@@ -32,10 +33,20 @@ def run(plan: TrainPlan) -> int:
     try:
         plan.runs_dir.mkdir(parents=True, exist_ok=True)
         log_to(plan.runs_dir / "server.log")
+        if plan.checkpoint_dir is not None:
+            _keep_checkpoints_in(plan.checkpoint_dir, plan.run_dir)
     except OSError as error:
-        raise UserError(f"cannot write to {plan.runs_dir}: {error.strerror}; name another folder: --runs-dir") from None
+        place = error.filename or plan.runs_dir
+        raise UserError(f"cannot write to {place}: {error.strerror}; name another folder: --runs-dir") from None
     with failures_explained(plan.runs_dir):
         return asyncio.run(_run(plan))
+
+
+def _keep_checkpoints_in(folder: Path, run_dir: Path) -> None:
+    """A link from the run folder, so that whatever looks for a run's checkpoints there finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "checkpoints").symlink_to(folder.resolve(), target_is_directory=True)
 
 
 def log_to(path: Path) -> None:
@@ -70,6 +81,8 @@ async def _train(
     )
     view.apply(Committed(session_id, record))
     display.start(view)
+    if plan.render and not await asyncio.to_thread(open_browser, view.page_url):
+        display.note("No browser can be opened here; open the address above on any browser that reaches this machine.")
 
     def take(committed: Committed) -> None:
         if committed.session_id == session_id:

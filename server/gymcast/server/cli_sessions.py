@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import webbrowser
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 import typer
 
+from gymcast.server.cli_browser import open_browser
 from gymcast.server.cli_errors import EXIT_FAILED, UserError, did_you_mean
 from gymcast.server.cli_http import DEFAULT_SERVER, request
 
@@ -136,7 +136,7 @@ def watch(
     else:
         url = session_url(server, str(find_session(server, session)["session_id"]))
     typer.echo(url)
-    if open_ and not webbrowser.open(url):
+    if open_ and not open_browser(url):
         raise UserError("no browser could be opened here; open the address above yourself", EXIT_FAILED)
 
 

@@ -21,8 +21,14 @@ gymcast train archers --set hyperparameters.n_epochs=4 --set network.hidden=[128
 
 gymcast train --resume latest --minutes 5
 
+gymcast train CartPole-v1 --target-reward 400 --learning-rate 0.001 --lr-schedule cosine --lr-warmup 0.05
+
 gymcast train CartPole-v1 --algorithm dqn --total-timesteps 50000 --port auto
 """
+
+
+# With --render a new episode is shown about this often (seconds).
+_RENDER_SECONDS: Final = 2.0
 
 
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -52,10 +58,15 @@ def train(
     minutes: Annotated[float | None, _option(_LENGTH, "Minutes of training.")] = None,
     total_timesteps: Annotated[int | None, _option(_LENGTH, "Decisions to take, all lanes together.")] = None,
     num_episodes: Annotated[int | None, _option(_LENGTH, "Episodes to play.")] = None,
+    target_reward: Annotated[
+        float | None,
+        _option(_LENGTH, "Mean return of the last 100 episodes (or of as many as there are lanes) that is enough."),
+    ] = None,
+    max_steps: Annotated[int | None, _option(_LENGTH, "Decisions after which an episode is cut off.")] = None,
     evaluation_games: Annotated[
         int | None, _option(_LENGTH, "Games against each scripted level at the end; 0 for none.")
     ] = None,
-    algorithm: Annotated[str | None, _option(_LEARNING, "ppo, maskable_ppo, a2c or dqn.")] = None,
+    algorithm: Annotated[str | None, _option(_LEARNING, "ppo, maskable_ppo, recurrent_ppo, a2c or dqn.")] = None,
     lanes: Annotated[
         int | None, _option(_LEARNING, "Episodes played at once.", "--lanes", "--parallel-episodes")
     ] = None,
@@ -77,6 +88,9 @@ def train(
     batch_size: Annotated[int | None, _option(_LEARNING, "Samples per gradient step.")] = None,
     device: Annotated[str | None, _option(_LEARNING, "cpu, cuda, cuda:N, mps or auto.")] = None,
     force_cpu: Annotated[bool, _option(_LEARNING, "The same as --device cpu.", "--force-cpu")] = False,
+    mixed_precision: Annotated[
+        bool, _option(_LEARNING, "Layers in bfloat16, for large networks on a GPU that has it.", "--mixed-precision")
+    ] = False,
     config: Annotated[
         Path | None, _option(_LEARNING, "YAML or JSON file of settings; options win over it.", metavar="FILE")
     ] = None,
@@ -98,9 +112,30 @@ def train(
     run_dir: Annotated[
         Path | None, _option(_PLACES, "Folder of this run; by default a new one in the runs folder.")
     ] = None,
+    checkpoint_dir: Annotated[
+        Path | None, _option(_PLACES, "Folder for this run's checkpoints; by default checkpoints/ in the run's folder.")
+    ] = None,
+    checkpoint_freq: Annotated[
+        int | None, _option(_PLACES, "Episodes between checkpoints; by default none by episodes.")
+    ] = None,
+    autosave_interval: Annotated[
+        float | None, _option(_PLACES, "Minutes between checkpoints; by default the preset's, mostly 1.")
+    ] = None,
     port: Annotated[
         str, _option(_PLACES, "Port of the page on 127.0.0.1; auto takes the first free one.", show_default=True)
     ] = "8000",
+    render: Annotated[
+        bool, _option(_OUTPUT, "Open the page in your browser: it plays episodes as they are trained.", "--render")
+    ] = False,
+    use_wandb: Annotated[
+        bool,
+        _option(_OUTPUT, "Log to Weights & Biases too; WANDB_MODE=offline keeps it on this machine.", "--use-wandb"),
+    ] = False,
+    wandb_project: Annotated[str | None, _option(_OUTPUT, "W&B project; by default gymcast.")] = None,
+    wandb_name: Annotated[
+        str | None, _option(_OUTPUT, "Name of the W&B run; by default that of the run folder.")
+    ] = None,
+    wandb_tag: Annotated[list[str] | None, _option(_OUTPUT, "Tag of the W&B run. Repeatable.")] = None,
     stay: Annotated[
         bool | None,
         _option(
@@ -130,11 +165,22 @@ def train(
         "max_minutes": minutes,
         "total_timesteps": total_timesteps,
         "max_episodes": num_episodes,
+        "target_reward": target_reward,
+        "max_episode_steps": max_steps,
         "evaluation_games": evaluation_games,
         "algorithm": algorithm.lower().replace("-", "_") if algorithm is not None else None,
         "parallel_episodes": lanes,
         "seed": seed,
         "device": "cpu" if force_cpu else device,
+        "mixed_precision": mixed_precision or None,
+        "checkpoint_interval_episodes": checkpoint_freq,
+        "checkpoint_interval_minutes": autosave_interval,
+        "use_wandb": use_wandb or None,
+        "wandb_project": wandb_project,
+        "wandb_name": wandb_name,
+        "wandb_tags": wandb_tag or None,
+        "footage_seconds": _RENDER_SECONDS if render else None,
+        "spectator_enabled": render or None,
     }
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     nested = {
@@ -158,6 +204,8 @@ def train(
         resume=resume,
         runs_dir=runs_dir,
         run_dir=run_dir,
+        checkpoint_dir=checkpoint_dir,
+        render=render,
         port=cli_plan.parse_port(port),
         stay=terminal if stay is None else stay,
         output="json" if json_ else "quiet" if quiet else "live" if terminal else "plain",

@@ -165,6 +165,12 @@ class TrainingConfig(_ConfigModel):
         description="torch device: auto, cpu, cuda, cuda:N or mps; small networks are fastest on the CPU",
     )
 
+    mixed_precision: bool = Field(
+        default=False,
+        description="compute the layers in bfloat16 (weights and losses stay float32), for large networks on a GPU that"
+        " has it; ppo, maskable_ppo and a2c, device cpu or cuda",
+    )
+
     # How long: training ends at the limit that is reached first, or when it is stopped
     max_episodes: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
         default=None, description="episodes to play; null without this limit"
@@ -174,6 +180,14 @@ class TrainingConfig(_ConfigModel):
     )
     max_minutes: Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)] | None = Field(
         default=None, description="minutes of training, pauses not counted; null without this limit"
+    )
+    target_reward: Annotated[float, Field(allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="training also ends once the mean return of recent episodes reaches this: of the last 100, or of as"
+        " many as there are lanes, up to 1000",
+    )
+    max_episode_steps: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
+        default=None, description="decisions after which an episode is truncated; null: the environment's own limit"
     )
     episode_timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
         default=None,

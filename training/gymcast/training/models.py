@@ -22,6 +22,7 @@ from gymcast.training.algorithms import (
     BatchRolloutBuffer,
 )
 from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.mixed_precision import in_bfloat16
 from gymcast.training.policies import choose_torch_threads, network_work, policy_kwargs
 from gymcast.training.schedules import resolve_schedules
 
@@ -59,7 +60,7 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
     if config.algorithm == "recurrent_ppo":
         policy = policy.replace("Policy", "LstmPolicy")
     return algorithm(
-        policy,
+        in_bfloat16(algorithm.policy_aliases[policy], config) if config.mixed_precision else policy,
         env,
         seed=seed,
         device=config.device,

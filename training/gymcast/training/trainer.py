@@ -226,6 +226,7 @@ class Trainer:
             config.parallel_episodes,
             self.seed,
             episode_timeout=config.episode_timeout,
+            episode_steps=config.max_episode_steps,
             options=config.env_kwargs,
         )
         return normalized(env, config)

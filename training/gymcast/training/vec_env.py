@@ -240,6 +240,7 @@ def make_training_vec_env(
     *,
     subprocesses: bool = False,
     episode_timeout: float | None = None,
+    episode_steps: int | None = None,
     options: Mapping[str, Any] | None = None,
     **more_options: Any,
 ) -> VecEnv:
@@ -247,17 +248,21 @@ def make_training_vec_env(
 
     Built-in games run as one compiled batch; any other Gymnasium id runs in ``DummyVecEnv``, or in ``SubprocVecEnv``
     with ``subprocesses=True``, and is reset with a seed of each episode's own. ``episode_timeout`` truncates episodes
-    after that many seconds: of game time in built-in games, of wall-clock time in others. ``options``, as a mapping or
-    one by one, go to the environment.
+    after that many seconds: of game time in built-in games, of wall-clock time in others; ``episode_steps`` after that
+    many decisions, in place of the limit that another environment was registered with. ``options``, as a mapping or one
+    by one, go to the environment.
     Raises ``UnknownEnvError``, ``UnknownOptionError`` or ``OptionValueError`` with the nearest valid name, and
     :class:`~gymcast.training.config.ConfigError` for options that another environment's constructor does not take.
     """
     env_id = resolve_env_id(env_id)
     chosen = {**(options or {}), **more_options}
     if is_builtin(env_id):
-        if episode_timeout is not None:
-            longest = chosen.get("max_duration_s", GAMES[env_id].options["max_duration_s"].default)
-            chosen["max_duration_s"] = min(episode_timeout, longest)
+        game = GAMES[env_id]
+        step_seconds = float(chosen.get("frame_skip", game.options["frame_skip"].default)) / game.tick_rate
+        limits = [episode_timeout, None if episode_steps is None else episode_steps * step_seconds]
+        if given := [limit for limit in limits if limit is not None]:
+            longest = chosen.get("max_duration_s", game.options["max_duration_s"].default)
+            chosen["max_duration_s"] = min(longest, *given)
         env = GameVecEnv(GameVectorEnv(env_id, n, seed=seed, **chosen))
         env.seed(seed)
         return env
@@ -266,6 +271,8 @@ def make_training_vec_env(
         limited = one if episode_timeout is None else WallClockLimit(one, episode_timeout)
         return EpisodeRecorder(limited)
 
+    if episode_steps is not None:
+        chosen["max_episode_steps"] = episode_steps  # of gymnasium.make itself
     # A function instead of the id: for an id, images are asked for whether the environment has them or not.
     vec_env: VecEnv = make_vec_env(
         partial(_make_other, env_id),

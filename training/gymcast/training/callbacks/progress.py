@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from gymcast.envs import Pacer
 
 RECENT_EPISODES = 1000
+# A target is reached by the mean of at least so many episodes.
+TARGET_EPISODES = 100
 
 
 class EpisodeStats:
@@ -74,6 +76,12 @@ class EpisodeStats:
     def mean_return(self) -> float | None:
         """Mean return of the last up to 1,000 episodes; ``None`` before the first."""
         return float(np.mean(self._returns)) if self._returns else None
+
+    def mean_of_last(self, episodes: int) -> float | None:
+        """Mean return of the last ``episodes`` (up to 1,000); ``None`` before there are as many."""
+        if len(self._returns) < episodes:
+            return None
+        return float(np.mean(list(self._returns)[-episodes:]))
 
     @property
     def mean_length(self) -> float | None:
@@ -133,6 +141,7 @@ class RunProgress:
     _started: float | None = None
     _paused_at: float | None = None
     _paused_seconds: float = 0.0
+    _episodes_checked: int = 0
 
     def start(self) -> None:
         """Start the clock, unless it runs. Called after the first step, whose time is mostly spent compiling."""
@@ -188,6 +197,15 @@ class RunProgress:
 
         ``total_timesteps`` is left to the algorithm's own loop, which completes the rollout it is in.
         """
-        return next(
-            (name for name, share in self._shares().items() if share >= 1.0 and name != "total_timesteps"), None
-        )
+        limits = (name for name, share in self._shares().items() if share >= 1.0 and name != "total_timesteps")
+        return next(limits, "target_reward" if self._target_reached() else None)
+
+    def _target_reached(self) -> bool:
+        target = self.config.target_reward
+        if target is None or self.stats.episodes == self._episodes_checked:
+            return False
+        self._episodes_checked = self.stats.episodes
+        # With many lanes the first hundred to end are the short ones, so every lane is waited for.
+        window = min(RECENT_EPISODES, max(TARGET_EPISODES, self.config.parallel_episodes))
+        mean = self.stats.mean_of_last(window)
+        return mean is not None and mean >= target
