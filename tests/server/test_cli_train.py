@@ -108,8 +108,9 @@ def test_settings_that_only_the_algorithm_can_check_are_bad_input_too(tmp_path: 
 def test_checkpoints_go_where_they_are_wanted_and_by_episodes(tmp_path: Path) -> None:
     last = events(
         gymcast(
-            tmp_path, "train", "CartPole-v1", "--num_episodes", "60", "--max_steps", "12", "--checkpoint_dir", "kept/here",
-            "--checkpoint_freq", "20", "--autosave_interval", "7.5", "--force_cpu", "--gamma", "0.9", "--json", *SMALL,
+            tmp_path, "train", "CartPole-v1", "--num_episodes", "60", "--max_steps", "12",
+            "--checkpoint_dir", "kept/here", "--checkpoint_freq", "20",
+            "--autosave_interval", "7.5", "--force_cpu", "--gamma", "0.9", "--json", *SMALL,
         )
     )[-1]  # fmt: skip
     run_dir = tmp_path / last["run_dir"]
@@ -125,8 +126,8 @@ def test_checkpoints_go_where_they_are_wanted_and_by_episodes(tmp_path: Path) ->
 def test_a_target_ends_the_training(tmp_path: Path) -> None:
     last = events(
         gymcast(
-            tmp_path, "train", "CartPole-v1", "--target-reward", "9", "--total-timesteps", "1000000", "--render", "--json",
-            *SMALL,
+            tmp_path, "train", "CartPole-v1", "--target-reward", "9", "--total-timesteps", "1000000", "--render",
+            "--json", *SMALL,
         )
     )[-1]  # fmt: skip
     assert (last["status"], last["reason"]) == ("completed", "target_reward reached")
