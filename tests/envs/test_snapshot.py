@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -366,7 +367,7 @@ def test_a_state_no_kernel_must_see_is_refused(field: str) -> None:
         worse = states.copy()
         worse[field][1, ...] = value
         with pytest.raises(SnapshotError, match=field):
-            restore(env, sealed.pack(seal.header, worse.tobytes() + rest, signed=False))
+            restore(env, sealed.pack(seal.header, worse.tobytes(), rest, signed=False))
     assert snapshot(env) == taken
 
 
@@ -392,7 +393,7 @@ def test_a_pickle_without_the_users_signature_is_never_opened(
     rest = pickle.dumps(Bomb(fired))
     if kind == "game":
         size = sum(int(np.prod(shape)) * np.lib.format.descr_to_dtype(d).itemsize for _, d, shape in header["arrays"])
-        payload = payload[:size] + rest
+        payload = bytes(payload[:size]) + rest
         header["wrappers"]["plain"] = None
     else:
         payload, header["kind"], header["outer"] = rest, kind, len(rest)
@@ -414,6 +415,19 @@ def test_the_key_is_the_users_own() -> None:
     path.chmod(0o644)
     with pytest.raises(SnapshotError, match="chmod 600"):
         restore(cartpole(), taken)
+
+
+def test_workers_that_begin_at_once_share_one_key() -> None:
+    with ThreadPoolExecutor(16) as pool:
+        keys = set(pool.map(lambda _: sealed._key(), range(64)))
+    assert len(keys) == 1 and os.listdir(sealed.key_path().parent) == [sealed.key_path().name]
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(SnapshotError, match="set XDG_STATE_HOME"):
+        snapshot(cartpole())
 
 
 @needs_box2d

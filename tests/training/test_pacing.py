@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,33 @@ def test_an_environment_without_a_clock_is_not_paced_and_that_is_said(tmp_path: 
         del gym.registry["Timeless-v0"]
     log = (tmp_path / "log.txt").read_text()
     assert "no pacing: Timeless-v0 does not say how long a step is" in log and "speed: unlimited" in log
+
+
+def test_training_comes_to_the_same_weights_at_every_speed_watched_or_not(tmp_path: Path, sink: Any) -> None:
+    modes: list[dict[str, Any]] = [
+        {"spectator_enabled": False},
+        {"speed_multiplier": 100},
+        {"training_mode": "realtime", "footage_seconds": 0.001},
+    ]
+    hashes = set()
+    for number, changes in enumerate(modes):
+        config = TrainingConfig.parse(
+            {
+                "env_id": "archers",
+                "env_kwargs": {"max_duration_s": 1.0, "opponent": "random"},
+                "hyperparameters": {"n_steps": 8, "batch_size": 64, "n_epochs": 1},
+                "parallel_episodes": 16,
+                "total_timesteps": 384,
+                "evaluation_games": 0,
+                "seed": 1,
+                **changes,
+            }
+        )
+        trainer = Trainer(config, run_dir=tmp_path / str(number), sink=sink)
+        trainer.run_training_loop()
+        assert trainer.model is not None
+        digest = hashlib.sha256()
+        for value in trainer.model.policy.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        hashes.add(digest.hexdigest())
+    assert len(hashes) == 1

@@ -115,7 +115,7 @@ def dump(chain: Sequence[Any], value: Any) -> bytes:
     return file.getvalue()
 
 
-def load(chain: Sequence[Any], data: bytes, seal: Sealed) -> Any:
+def load(chain: Sequence[Any], data: bytes | memoryview, seal: Sealed) -> Any:
     """What `dump` wrote, with the levels of this chain. `data` is from a snapshot whose signature is checked first."""
     seal.require_signature()
     try:
@@ -198,7 +198,7 @@ def dump_episode(of: Sequence[Any], episode: Episode) -> bytes:
     )
 
 
-def replay_episode(of: Sequence[Any], data: bytes, seal: Sealed) -> Episode:
+def replay_episode(of: Sequence[Any], data: bytes | memoryview, seal: Sealed) -> Episode:
     """Play a dumped episode again on `of[0]`; raises SnapshotError when it goes another way than it did."""
     then = load(of, data, seal)
     put_levels(of, load(of, then["before"], seal), partly=True)

@@ -38,12 +38,12 @@ def capture(chain: list[Any], vector: GameVectorEnv, lane: int | None) -> bytes:
         "ended": [int(n) - first for n in vector.ended if first <= n < games.stop * vector.seats],
         "over": isinstance(chain[-1], GameEnv) and chain[-1]._needs_reset,
     }
-    payload = b"".join(a.tobytes() for a in arrays.values())
+    payload = [a.reshape(-1).view(np.uint8).data for a in arrays.values()]
     pickled = b""
     if lane is None:
         header["streams"] = _stream_states(chain[-1], vector)
         header["wrappers"], pickled = _wrapper_states(chain)
-    return sealed.pack(header, payload + pickled, signed=bool(pickled))
+    return sealed.pack(header, *payload, pickled, signed=bool(pickled))
 
 
 def put_back(chain: list[Any], vector: GameVectorEnv, lane: int | None, seal: sealed.Sealed) -> None:
@@ -114,8 +114,8 @@ def _layout(arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def _read_arrays(
-    header: Mapping[str, Any], live: Mapping[str, NDArray[Any]], payload: bytes
-) -> tuple[dict[str, NDArray[Any]], bytes]:
+    header: Mapping[str, Any], live: Mapping[str, NDArray[Any]], payload: memoryview
+) -> tuple[dict[str, NDArray[Any]], memoryview]:
     """The arrays of a snapshot that is laid out like the live ones, and the bytes behind them."""
     count = len(live["state"])
     if header.get("games") != count:
@@ -206,7 +206,7 @@ def _wrapper_states(chain: list[Any]) -> tuple[dict[str, Any], bytes]:
     return {"levels": names, "plain": None}, foreign.dump_levels(chain, wrappers)
 
 
-def _read_wrappers(chain: list[Any], seal: sealed.Sealed, rest: bytes) -> list[foreign.Attributes] | None:
+def _read_wrappers(chain: list[Any], seal: sealed.Sealed, rest: memoryview) -> list[foreign.Attributes] | None:
     """Attributes for the wrappers here; None when the snapshot is of a game without any."""
     given = seal.header.get("wrappers")
     levels = given.get("levels") if isinstance(given, dict) else None

@@ -27,12 +27,15 @@ _BODY_AT = len(MAGIC) + 2 * _HASH_SIZE
 _UNSIGNED = bytes(_HASH_SIZE)
 
 
-def pack(header: Mapping[str, Any], payload: bytes, *, signed: bool) -> bytes:
-    """The bytes of a snapshot; `signed` is a must when the payload holds a pickle."""
+def pack(header: Mapping[str, Any], *payload: bytes | memoryview, signed: bool) -> bytes:
+    """The bytes of a snapshot, its payload in one or more parts; `signed` is a must when a part holds a pickle."""
     text = json.dumps(header, separators=(",", ":")).encode()
-    body = len(text).to_bytes(4, "big") + text + payload
-    signature = _sign(body) if signed else _UNSIGNED
-    return MAGIC + hashlib.sha256(signature + body).digest() + signature + body
+    body = (len(text).to_bytes(4, "big"), text, *payload)
+    signature = _sign(*body) if signed else _UNSIGNED
+    digest = hashlib.sha256(signature)
+    for part in body:
+        digest.update(part)
+    return b"".join((MAGIC, digest.digest(), signature, *body))
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class Sealed:
     """A snapshot that was read and is undamaged; nothing in it has been opened."""
 
     header: dict[str, Any]
-    payload: bytes
+    payload: memoryview
     _signature: bytes
-    _body: bytes
+    _body: memoryview
 
     def require_signature(self) -> None:
         """Raises SnapshotError unless this was signed with this user's key; to be called before a pickle is opened."""
@@ -59,18 +62,21 @@ def unpack(data: bytes) -> Sealed:
     """Read what `pack` wrote; raises SnapshotError when it is damaged or something else."""
     if data[: len(MAGIC)] != MAGIC:
         raise SnapshotError("this is not a gymcast snapshot (wrong first bytes).")
-    digest, signature, body = data[len(MAGIC) :][:_HASH_SIZE], data[_BODY_AT - _HASH_SIZE : _BODY_AT], data[_BODY_AT:]
-    if hashlib.sha256(signature + body).digest() != digest:
+    signature_at = len(MAGIC) + _HASH_SIZE
+    digest, signature, body = data[len(MAGIC) : signature_at], data[signature_at:_BODY_AT], memoryview(data)[_BODY_AT:]
+    found = hashlib.sha256(signature)
+    found.update(body)
+    if found.digest() != digest:
         raise SnapshotError("this snapshot is damaged (its SHA-256 does not fit): take an older one.")
     size = int.from_bytes(body[:4], "big")
     try:
-        header = json.loads(body[4 : 4 + size])
+        header = json.loads(bytes(body[4 : 4 + size]))
     except (ValueError, RecursionError) as error:
         raise SnapshotError(f"this snapshot is damaged ({error}): take an older one.") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else header
+        other = header.get("format") if isinstance(header, dict) else header
         raise SnapshotError(
-            f"this snapshot has format {str(found)[:40]!r}, this gymcast reads {FORMAT}: use the release that wrote it."
+            f"this snapshot has format {str(other)[:40]!r}, this gymcast reads {FORMAT}: use the release that wrote it."
         )
     return Sealed(header, body[4 + size :], signature, body)
 
@@ -101,21 +107,26 @@ def key_path() -> Path:
     return base / "gymcast" / "snapshot.key"
 
 
-def _sign(body: bytes) -> bytes:
-    return hmac.new(_key(), body, hashlib.sha256).digest()
+def _sign(*body: bytes | memoryview) -> bytes:
+    code = hmac.new(_key(), digestmod=hashlib.sha256)
+    for part in body:
+        code.update(part)
+    return code.digest()
 
 
 def _key() -> bytes:
     """The key, made at the first use; readable by its owner only."""
-    path = key_path()
     try:
+        path = key_path()
         if not path.exists():
             _make_key(path)
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             key = file.read()
-    except OSError as error:
-        raise SnapshotError(f"the key {path} cannot be read or made ({error}): make it accessible.") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        raise SnapshotError(
+            f"the key for snapshots cannot be read or made ({error}): set XDG_STATE_HOME to a folder of yours."
+        ) from error
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise SnapshotError(f"others can read or change the key {path}: run chmod 600 on it, or delete it.")
     if len(key) != _HASH_SIZE:

@@ -42,7 +42,7 @@ def snapshot(env: Any, lane: int | None = None) -> bytes:
         outside, inside = chain[: at + 1], chain[at + 1 :]
         outer = foreign.dump_levels(chain, outside)
         episode = foreign.dump_episode(inside, chain[at].gymcast_episode)
-        return sealed.pack({**header, "kind": "episode", "outer": len(outer)}, outer + episode, signed=True)
+        return sealed.pack({**header, "kind": "episode", "outer": len(outer)}, outer, episode, signed=True)
     except SnapshotError as error:
         remedy = "wrap it in gymcast.envs.EpisodeRecorder before its first reset, or reset it with a new seed instead"
         raise SnapshotError(f"no snapshot of {header['env_id']}: {error}; {remedy}.") from error
