@@ -15,6 +15,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gymcast.envs import (
     EpisodeRecorder,
@@ -75,6 +77,23 @@ GAME_OPTIONS: list[dict[str, Any]] = [
     {"players": 4, "opponent": "self", "reward": "sparse", "map": "gauntlet"},
     {"opponent": "self", "action": "discrete"},
 ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_options_at_any_moment(data: st.DataObject) -> None:
+    spec = game_spec("archers").options
+    names = ("opponent", "players", "map", "reward", "observation", "action")
+    options = {name: data.draw(st.sampled_from(spec[name].choices), name) for name in names}
+    options |= {"frame_skip": data.draw(st.integers(1, 8)), "max_duration_s": 2.0, "kills_to_win": 1}
+    env, other = (GameVectorEnv("archers", options["players"], threads=1, **options) for _ in range(2))
+    env.reset(seed=data.draw(st.integers(0, 2**31)))
+    env.action_space.seed(0)
+    play(env, data.draw(st.integers(0, 40)))
+    taken = snapshot(env)
+    expected = play(env, 30)
+    restore(other, taken)
+    assert play(other, 30) == expected
 
 
 @pytest.mark.parametrize("options", GAME_OPTIONS, ids=str)

@@ -90,7 +90,7 @@ def test_a_game_that_being_watched_changes_is_found_out(tmp_path: Path) -> None:
 def test_a_fixed_time_step_is_the_same_at_every_speed(tmp_path: Path) -> None:
     done = run(tmp_path, "falling:Ball-v0", *QUICK)
     assert done.returncode == 0, done.stdout
-    assert "the same 16 episodes in all 5 modes, bit for bit" in done.stdout  # eight lanes side by side
+    assert "the same 16 episodes on 8 lanes in all 5 modes, bit for bit" in done.stdout
     assert "spectators are shown built-in games only" in done.stdout
 
 

@@ -44,7 +44,9 @@ def snapshot(env: Any, lane: int | None = None) -> bytes:
         episode = foreign.dump_episode(inside, chain[at].gymcast_episode)
         return sealed.pack({**header, "kind": "episode", "outer": len(outer)}, outer, episode, signed=True)
     except SnapshotError as error:
-        remedy = "wrap it in gymcast.envs.EpisodeRecorder before its first reset, or reset it with a new seed instead"
+        remedy = "reset it with a new seed instead"
+        if at is None:
+            remedy = f"wrap it in gymcast.envs.EpisodeRecorder before its first reset, or {remedy}"
         raise SnapshotError(f"no snapshot of {header['env_id']}: {error}; {remedy}.") from error
 
 

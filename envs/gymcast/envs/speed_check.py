@@ -66,6 +66,7 @@ class SpeedRun:
 
     mode: str
     what: str
+    lanes: int = 0  # side by side
     episodes: int = 0
     decisions: int = 0
     paced: int = 0  # decisions that waited for their time
@@ -309,6 +310,7 @@ def _play(
     run = SpeedRun(
         mode.name,
         mode.what,
+        lanes=lanes.count,
         episodes=over,
         decisions=steps * lanes.count,
         paced=paced * lanes.count,

@@ -52,8 +52,9 @@ def verify_speed(
 ) -> None:
     """Show that speed changes nothing: exit code 1 when one way of playing differs.
 
-    The same episodes with the same actions: as fast as possible (twice), at 100 times real time, partly at real time,
-    drawn, and recorded and shown as for spectators.
+    The same episodes with the same actions: as fast as possible (twice), at
+    100 times real time, partly at real time, drawn, and recorded and shown as
+    for spectators.
     """
     from gymcast.server.cli_plan import parse_assignments
 
@@ -139,7 +140,8 @@ def _verdict(env: str, runs: list[SpeedRun]) -> str:
             lines.append(f"{run.mode}: {run.wrong_replays} of the shown episodes led to another result")
     played = sum(not run.skipped for run in runs)
     if not lines:
-        return f"\n{env}: the same {runs[0].episodes:,} episodes in all {played} modes, bit for bit"
+        what = f"the same {runs[0].episodes:,} episodes on {runs[0].lanes} lanes"
+        return f"\n{env}: {what} in all {played} modes, bit for bit"
     if any(run.mode == "repeated" and not run.equal for run in runs):
         lines.append(
             "Two plays at the same speed differ already: it depends on wall-clock time, or is not deterministic under "
