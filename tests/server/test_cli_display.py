@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from gymcast.server import display as display_module
 from gymcast.server.cli_view import RunView, clock, sparkline
-from gymcast.server.display import JsonDisplay, LiveDisplay, PlainDisplay, render
+from gymcast.server.display import GuardedDisplay, JsonDisplay, LiveDisplay, PlainDisplay, render
 from gymcast.training.events import (
     CheckpointData,
     ErrorData,
@@ -46,7 +47,15 @@ def metrics(win_rate: float | None = 62.5) -> TrainingMetricsData:
         learning_rate=0.001,
         algorithm="PPO",
         training_time_elapsed=60.0,
-        extra={"samples_per_second": 81234.4, "game_seconds_per_second": 6498.7, "value_loss": 0.03125},
+        extra={
+            "samples_per_second": 81234.4,
+            "game_seconds_per_second": 6498.7,
+            "value_loss": 0.03125,
+            "epoch": 17,
+            "wins": 700,
+            "losses": 500,
+            "draws": 34,
+        },
     )
 
 
@@ -81,12 +90,16 @@ def test_a_sparkline_spans_its_range_and_averages_what_does_not_fit() -> None:
     assert sparkline([0.0, 100.0, 100.0, 100.0], 2, 0.0, 100.0) == "▅█"
     assert sparkline([0.0, 100.0], 2, 0.0, 100.0, ascii_only=True) == "_@"
     assert sparkline([], 8, 0.0, 100.0) == ""
+    assert sparkline([-5.0, 0.0, 5.0], 8) == "▁▅█"
+    assert sparkline([2.0, 2.0], 8) == "▁▁"
 
 
 def test_the_panel_always_has_the_address_and_every_fact_that_is_known(view: RunView) -> None:
     assert URL in shown(view)
     tell(view, metrics(50.0), metrics(62.5), evaluation("expert"))
     text = shown(view)
+    for part in ("reward over time", "win rate over time", "W/L/D", "700 / 500 / 34", "epoch", " 17"):
+        assert part in text
     for part in ("50%", "1:30 left", "81,234", "6,499 x real time", "1,234", "0.250", "62.5 %", "0.031", URL):
         assert part in text
     assert "won 93.0 % of 1,000 games against expert (95 % interval 91.2 to 94.5)" in text
@@ -155,3 +168,52 @@ def test_json_lines(view: RunView, capsys: pytest.CaptureFixture[str]) -> None:
     assert found[0]["page"] == URL
     assert found[2]["metrics"]["extra"]["value_loss"] == 0.03125
     assert found[3]["evaluations"][0]["wins"] == 930
+
+
+class Broken(io.StringIO):
+    """A terminal that takes so much and then breaks."""
+
+    def __init__(self, error: Exception, writes: int) -> None:
+        super().__init__()
+        self.error = error
+        self.left = writes
+
+    def write(self, text: str) -> int:
+        if self.left == 0:
+            raise self.error
+        self.left -= 1
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "gone"), OSError(5, "hung up"), ValueError("closed file")])
+@pytest.mark.parametrize("writes", [0, 1, 4])
+@pytest.mark.parametrize("kind", [LiveDisplay, PlainDisplay])
+def test_a_display_that_breaks_is_given_up_once_and_raises_nothing(
+    kind: type, error: Exception, writes: int, view: RunView, caplog: pytest.LogCaptureFixture
+) -> None:
+    console = display_module._Terminal(file=Broken(error, writes), force_terminal=kind is LiveDisplay, width=80)
+    display = GuardedDisplay(kind(console=console))
+    display.start(view)
+    for _ in range(5):
+        tell(view, metrics(), ErrorData(code="x", message="a warning"))
+        display.update()
+        display.note("a note")
+    display.finish()
+    display.close()
+    told = [record for record in caplog.records if "the training goes on" in record.message]
+    assert len(told) == 1
+
+
+def test_the_panel_is_drawn_a_few_times_a_second_at_most(view: RunView) -> None:
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=80))
+    display.start(view)
+    length = len(out.getvalue())
+    display.update()
+    drawn = len(out.getvalue())
+    for _ in range(1000):
+        tell(view, metrics())
+        display.update()
+    display.close()
+    assert drawn > length  # the first time at once
+    assert len(out.getvalue()) - drawn < 20 * (drawn - length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,32 @@ def test_a_target_ends_the_training(tmp_path: Path) -> None:
     )[-1]  # fmt: skip
     assert (last["status"], last["reason"]) == ("completed", "target_reward reached")
     assert 100 <= last["episodes"] < 400 and last["timesteps"] < 20_000
+
+
+@pytest.mark.parametrize("output", [(), ("--json",)], ids=["text", "json"])
+def test_a_reader_that_leaves_does_not_end_the_training(output: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gymcast.server.cli", "train", "CartPole-v1", "--total-timesteps", "512", *SMALL]
+    with subprocess.Popen(
+        [*command, "--no-stay", *output], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert "127.0.0.1" in running.stdout.readline()
+        running.stdout.close()
+        errors = running.stderr.read()
+        assert running.wait(120) == 0, errors
+    assert errors == ""
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "completed"
+    assert "nothing more is shown, the training goes on" in (tmp_path / "runs" / "server.log").read_text()
+
+
+def test_closed_standard_streams_do_no_harm(tmp_path: Path) -> None:
+    arguments = shlex.join(["train", "CartPole-v1", "--total-timesteps", "512", *SMALL])
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m gymcast.server.cli {arguments} <&- >&- 2>&-"], cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "completed"
+    # Nothing was printed into the files that were opened first.
+    assert (tmp_path / "runs" / "gymcast.db").read_bytes().startswith(b"SQLite format 3")

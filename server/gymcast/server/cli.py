@@ -19,6 +19,7 @@ from gymcast.server.cli_errors import EXIT_BAD_INPUT, EXIT_FAILED, UserError
 
 def main() -> NoReturn:
     """Run the command line in ``sys.argv`` and leave with its exit code."""
+    _open_missing_streams()
     arguments = sys.argv[1:]
     debug = _take_debug_flag(arguments)
     if not debug:
@@ -37,6 +38,20 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     sys.exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Give standard streams that were closed (``gymcast train >&-``) a place that takes everything.
+
+    Otherwise the next file that is opened, such as the database, would become the standard output of every part that
+    prints.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8"))
 
 
 def run(arguments: list[str]) -> int:

@@ -61,6 +61,7 @@ class RunView:
     episodes: int = 0
     metrics: TrainingMetricsData | None = None
     win_rates: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    rewards: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     evaluations: dict[str, EvaluationData] = field(default_factory=dict)
     checkpoint: CheckpointData | None = None
     replay_id: str | None = None
@@ -78,6 +79,8 @@ class RunView:
                 self.metrics = data
                 if data.win_rate is not None:
                     self.win_rates.append(data.win_rate)
+                if data.average_reward is not None:
+                    self.rewards.append(data.average_reward)
             elif isinstance(data, TrainingStatusData):
                 self.phase = data.phase
             elif isinstance(data, EvaluationData):
@@ -141,14 +144,20 @@ class RunView:
             ("game time", None if speed is None else f"{_count(speed)} x real time"),
             ("episodes/min", _count(self.extra("episodes_per_minute"))),
             ("episodes", _count(reading.episode)),
+            ("epoch", _count(self.extra("epoch"))),
             ("reward", _number(reading.average_reward)),
             ("win rate", None if reading.win_rate is None else f"{reading.win_rate:.1f} %"),
+            ("W/L/D", self._outcomes()),
             ("policy loss", _number(self.extra("policy_loss"))),
             ("value loss", _number(self.extra("value_loss"))),
             ("entropy", _number(self.extra("entropy"))),
             ("loss", _number(reading.loss_value)),
         ]
         return [(label, value) for label, value in rows if value is not None]
+
+    def _outcomes(self) -> str | None:
+        counts = [_count(self.extra(name)) for name in ("wins", "losses", "draws")]
+        return None if None in counts else " / ".join(str(count) for count in counts)
 
     def plain_line(self) -> str:
         """One line for a log: what is going on and, while the bot learns, the facts."""
@@ -185,16 +194,24 @@ class RunView:
         }
 
 
-def sparkline(values: list[float], width: int, low: float, high: float, *, ascii_only: bool = False) -> str:
-    """``values`` as ``width`` block characters between ``low`` and ``high``; the mean of each part is shown."""
+def sparkline(
+    values: list[float], width: int, low: float | None = None, high: float | None = None, *, ascii_only: bool = False
+) -> str:
+    """``values`` as ``width`` block characters between ``low`` and ``high``; the mean of each part is shown.
+
+    A bound that is not given is the smallest or the largest value; values that are all the same lie on the ground.
+    """
     if not values or width < 1:
         return ""
+    low = min(values) if low is None else low
+    high = max(values) if high is None else high
+    span = high - low or 1.0
     blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
     width = min(width, len(values))
     text = ""
     for place in range(width):
         part = values[place * len(values) // width : (place + 1) * len(values) // width]
-        share = (sum(part) / len(part) - low) / (high - low)
+        share = (sum(part) / len(part) - low) / span
         text += blocks[min(len(blocks) - 1, max(0, int(share * len(blocks))))]
     return text
 

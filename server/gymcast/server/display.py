@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -17,9 +20,11 @@ from rich.text import Text
 from gymcast.server.cli_view import RunView, clock, sparkline
 from gymcast.training.events import EvaluationData
 
+log = logging.getLogger(__name__)
+
 _PLAIN_SECONDS: Final = 10.0
 _PIPE_WIDTH: Final = 200
-_REFRESH_HZ: Final = 5
+_REFRESH_SECONDS: Final = 0.25
 _BAR_WIDTH: Final = 32
 _SPARK_WIDTH: Final = 32
 _FACT_COLUMNS: Final = 3
@@ -48,19 +53,74 @@ class Display(Protocol):
 def make_display(kind: str) -> Display:
     """``live`` for a terminal, ``plain``, ``json``, or ``quiet`` (address and summary only)."""
     if kind == "live":
-        return LiveDisplay()
+        return GuardedDisplay(LiveDisplay(), _drop_output)
     if kind == "json":
-        return JsonDisplay()
-    return PlainDisplay(progress=kind != "quiet")
+        return GuardedDisplay(JsonDisplay(), _drop_output)
+    return GuardedDisplay(PlainDisplay(progress=kind != "quiet"), _drop_output)
+
+
+def _drop_output() -> None:
+    """Send standard output nowhere: what is still buffered must not fail again when the interpreter flushes it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+class GuardedDisplay:
+    """A display that may fail: then the reason goes to the log, nothing more is shown, and the training goes on."""
+
+    def __init__(self, display: Display, given_up: Callable[[], None] | None = None) -> None:
+        self._display: Display | None = display
+        self._given_up = given_up
+
+    def start(self, view: RunView) -> None:
+        """As the display does."""
+        self._try(lambda display: display.start(view))
+
+    def update(self) -> None:
+        """As the display does."""
+        self._try(lambda display: display.update())
+
+    def note(self, text: str) -> None:
+        """As the display does."""
+        self._try(lambda display: display.note(text))
+
+    def finish(self) -> None:
+        """As the display does."""
+        self._try(lambda display: display.finish())
+
+    def close(self) -> None:
+        """As the display does."""
+        self._try(lambda display: display.close())
+
+    def _try(self, action: Callable[[Display], None]) -> None:
+        display = self._display
+        if display is None:
+            return
+        try:
+            action(display)
+        except Exception as error:  # noqa: BLE001 - whatever a terminal, a pipe or a drawing fault brings up
+            self._display = None
+            log.warning("nothing more is shown, the training goes on: %s: %s", type(error).__name__, error)
+            if isinstance(error, OSError) and self._given_up is not None:
+                self._given_up()
+
+
+class _Terminal(Console):
+    """Rich's console, which by itself ends the process when the reader of its output has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("the reader of the output has gone")
 
 
 class LiveDisplay:
     """A panel that redraws itself in place."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console if console is not None else Console(highlight=False)
+        self.console = console if console is not None else _Terminal(highlight=False)
         self._view: RunView | None = None
         self._live: Live | None = None
+        self._next = 0.0
         self._warnings_shown = 0
 
     def start(self, view: RunView) -> None:
@@ -70,19 +130,23 @@ class LiveDisplay:
         self._live = Live(
             get_renderable=lambda: render(view, self.console),
             console=self.console,
-            refresh_per_second=_REFRESH_HZ,
+            # Drawn by update() and not by a thread, in which a broken terminal would raise unseen.
+            auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._live.start()
+        self._live.start(refresh=True)
 
     def update(self) -> None:
-        """Warnings are printed above the panel; the rest redraws itself."""
+        """Print warnings above the panel and draw it again, a few times a second at most."""
         if self._view is not None:
             for text in self._view.warnings[self._warnings_shown :]:
                 self.console.print(Text(f"warning: {text}", style="yellow"))
             self._warnings_shown = len(self._view.warnings)
+        if self._live is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _REFRESH_SECONDS
+            self._live.refresh()
 
     def note(self, text: str) -> None:
         """A line above the panel."""
@@ -105,7 +169,7 @@ class PlainDisplay:
     """Lines for a log file: one about every ten seconds, and one whenever the activity changes."""
 
     def __init__(self, *, progress: bool = True, console: Console | None = None) -> None:
-        self.console = console if console is not None else Console(highlight=False, soft_wrap=True)
+        self.console = console if console is not None else _Terminal(highlight=False, soft_wrap=True)
         self._progress = progress
         self._view: RunView | None = None
         self._next = 0.0
@@ -247,6 +311,9 @@ def render(view: RunView, console: Console) -> RenderableType:
     rows: list[RenderableType] = [Text(view.activity, style=_STYLES.get(view.status, "bold")), head]
     if facts := view.facts():
         rows.append(_fact_grid(facts))
+    if len(view.rewards) > 1:
+        line = sparkline(list(view.rewards), _SPARK_WIDTH, ascii_only=ascii_only)
+        rows.append(Text.assemble(("reward over time    ", "dim"), (line, "cyan")))
     if len(view.win_rates) > 1:
         line = sparkline(list(view.win_rates), _SPARK_WIDTH, 0.0, 100.0, ascii_only=ascii_only)
         rows.append(Text.assemble(("win rate over time  ", "dim"), (line, "green")))
