@@ -9,6 +9,8 @@ from gymcast.envs.games.archers_maps import _LAYOUTS, NAMES, solid_grid
 
 WIDTH, HEIGHT, CELL = 800.0, 600.0, 20.0
 TICK = 0.02
+MARGIN_CELLS = 21  # positions are counted from here, so that a point on an edge rounds as in the game
+MARGIN = MARGIN_CELLS * CELL
 DIRECTIONS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
 
 
@@ -68,10 +70,11 @@ class Arena:
 
     def sees(self, x: float, y: float, dx: float, dy: float) -> bool:
         """Whether no block lies on the way, looked at in equal steps of at most 20 px along either axis."""
-        steps = math.floor(max(abs(dx), abs(dy)) / CELL) + 1
+        steps = math.floor(max(abs(dx), abs(dy)) * 0.05) + 1
+        column, row = (x + MARGIN) * 0.05, (y + MARGIN) * 0.05  # products, as in `cell_of`
         for _ in range(steps - 1):
-            x, y = around(x + dx / steps, WIDTH), around(y + dy / steps, HEIGHT)
-            if self.is_solid(x, y):
+            column, row = column + dx * 0.05 / steps, row + dy * 0.05 / steps
+            if self.is_block(math.floor(column) - MARGIN_CELLS, math.floor(row) - MARGIN_CELLS):
                 return False
         return True
 

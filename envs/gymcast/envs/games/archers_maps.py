@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 COLUMNS, ROWS = 40, 30
 BLOCK = 20.0  # px
-PAD = 3  # blocks of wrapped-around margin in the padded tables, so that kernels need no modulo
+PAD = 21  # blocks of wrapped-around margin: half the arena and an archer, so that no move and no line needs a modulo
 RAYS = 8  # E, SE, S, SW, W, NW, N, NE
 MAX_RAY = 20  # blocks
 SPAWNS = 8
