@@ -193,13 +193,12 @@ class Match:
                 self.walk(archer)
                 if archer.drawn:
                     archer.charge = min(100, archer.charge + 1)
-        for slot, arrow in enumerate(self.arrows):
-            # An archer killed in this loop drops an arrow into the first free slot, which may be one still to come.
-            arrow = self.arrows[slot]
-            if arrow is not None:
-                if arrow.state != "stuck":
-                    self.fly(arrow)
-                self.meet(slot, arrow)
+        for arrow in [arrow for arrow in self.arrows if arrow is not None and arrow.state in ("flying", "falling")]:
+            self.fly(arrow)
+            if arrow.state == "flying":
+                self.strike(arrow)
+        for seat in range(self.options.players):
+            self.pick_up(seat)
         self.ticks += 1
         for seat, archer in enumerate(self.archers):
             if not archer.alive:
@@ -255,23 +254,25 @@ class Match:
         along = clamp(tip_x * back_x + tip_y * back_y, 0.0, 20.0)
         return math.hypot(tip_x - along * back_x, tip_y - along * back_y)
 
-    def meet(self, slot: int, arrow: Arrow) -> None:
+    def strike(self, arrow: Arrow) -> None:
         for seat, archer in enumerate(self.archers):
-            if not archer.alive:
+            if archer.alive and seat != arrow.owner:
+                distance = self.distance(arrow, archer)
+                arrow.near = min(arrow.near, distance)
+                if distance < 20.0:
+                    self.kill(seat, arrow.owner)
+                    arrow.state, arrow.vx, arrow.vy = "falling", 0.0, 0.0
+                    return
+
+    def pick_up(self, seat: int) -> None:
+        archer = self.archers[seat]
+        for slot, arrow in enumerate(self.arrows):
+            if arrow is None or arrow.state == "flying" or not archer.alive or archer.quiver == 4:
                 continue
-            if arrow.state == "flying":
-                if seat != arrow.owner:
-                    distance = self.distance(arrow, archer)
-                    arrow.near = min(arrow.near, distance)
-                    if distance < 20.0:
-                        self.kill(seat, arrow.owner)
-                        arrow.state, arrow.vx, arrow.vy = "falling", 0.0, 0.0
-                        return
-            elif archer.quiver < 4 and math.sqrt(self.square(archer.x, archer.y, arrow.x, arrow.y)) < 30.0:
+            if math.sqrt(self.square(archer.x, archer.y, arrow.x, arrow.y)) < 30.0:
                 self.arrows[slot] = None
                 archer.quiver += 1
                 self.pay(seat, settings.SHAPED_ARROW, "shaped")
-                return
 
     def kill(self, seat: int, killer: int) -> None:
         victim = self.archers[seat]

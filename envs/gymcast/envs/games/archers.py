@@ -533,41 +533,56 @@ def _kill(r: Any, rules: Rules, p: int, killer: int) -> None:
 
 
 @kernel
-def _meet_arrow(r: Any, rules: Rules, a: int) -> None:
-    """A flying arrow kills, a lying or falling one is picked up; of two archers at once the lower seat is first."""
-    state = r.arrow_state[a]
-    ax, ay = r.arrow_x[a], r.arrow_y[a]
+def _hit(r: Any, rules: Rules, a: int) -> None:
+    """A flying arrow kills the archer whose disc its line touches; of two at once the lower seat."""
     for p in range(r.players):
-        if r.respawn[p] > 0:
+        if r.respawn[p] > 0 or r.arrow_owner[a] == p:
             continue
-        if state == FLYING:
-            if r.arrow_owner[a] == p:
-                continue
-            distance = _arrow_distance(r, a, p)
-            if distance < r.arrow_near[a]:
-                r.arrow_near[a] = distance
-            if distance < RADIUS * RADIUS:
-                _kill(r, rules, p, r.arrow_owner[a])
-                r.arrow_state[a] = FALLING
-                r.arrow_vx[a] = 0.0
-                r.arrow_vy[a] = 0.0
-                break
-        elif r.quiver[p] < QUIVER:
-            dx = _delta_x(r.x[p] - ax)
-            if abs(dx) >= REACH:
-                continue
-            dy = _delta_y(r.y[p] - ay)
-            if dx * dx + dy * dy < REACH * REACH:
-                r.arrow_state[a] = ABSENT
-                r.quiver[p] += 1
-                if rules.reward == SHAPED:
-                    r.reward[p] += SHAPED_ARROW
-                break
+        distance = _arrow_distance(r, a, p)
+        if distance < r.arrow_near[a]:
+            r.arrow_near[a] = distance
+        if distance < RADIUS * RADIUS:
+            _kill(r, rules, p, r.arrow_owner[a])
+            r.arrow_state[a] = FALLING
+            r.arrow_vx[a] = 0.0
+            r.arrow_vy[a] = 0.0
+            break
 
 
 @kernel
-def _tick(r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: NDArray[np.float64]) -> None:
-    """One tick of a game: scripted archers decide, archers move, each arrow moves and meets archers, the dead wait."""
+def _in_reach(r: Any, p: int, a: int) -> bool:
+    """Whether an arrow lies or falls within reach of an archer."""
+    dx = _delta_x(r.x[p] - r.arrow_x[a])
+    dy = _delta_y(r.y[p] - r.arrow_y[a])
+    return (r.arrow_state[a] >= FALLING) & (dx * dx + dy * dy < REACH * REACH)
+
+
+@kernel
+def _pick_up(r: Any, rules: Rules, p: int) -> None:
+    """A living archer takes the arrows in reach, lower slots first, until its quiver is full."""
+    if r.respawn[p] > 0 or r.quiver[p] == QUIVER:
+        return
+    found = 0
+    for a in range(r.arrows):  # mostly none is: counting them needs no branch for each
+        found += _in_reach(r, p, a)
+    if found == 0:
+        return
+    for a in range(r.arrows):
+        if r.quiver[p] < QUIVER and _in_reach(r, p, a):
+            r.arrow_state[a] = ABSENT
+            r.quiver[p] += 1
+            if rules.reward == SHAPED:
+                r.reward[p] += SHAPED_ARROW
+
+
+@kernel
+def _tick(
+    r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: NDArray[np.float64], air: NDArray[np.int64]
+) -> None:
+    """One tick of a game: scripted archers decide, archers move, arrows move and kill, archers pick up, the dead wait.
+
+    `air`: scratch, int64 (MAX_ARROWS,): the arrows in the air.
+    """
     players = r.players
     now = r.tick * TICK_MS
     for p in range(rules.learners, players):  # all decide before anyone acts: no seat sees more than another
@@ -579,12 +594,17 @@ def _tick(r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: ND
             _move_archer(r, arenas.solid, p)
             if r.bow[p] == 1 and r.charge[p] < FULL_CHARGE:
                 r.charge[p] += 1
-    for a in range(r.arrows):
-        state = r.arrow_state[a]
-        if state != ABSENT:
-            if state != STUCK:
-                _move_arrow(r, rules, arenas.solid, a)
-            _meet_arrow(r, rules, a)
+    count = 0
+    for a in range(r.arrows):  # listed without a branch, which would be guessed wrong as often as right
+        air[count] = a
+        count += (r.arrow_state[a] == FLYING) | (r.arrow_state[a] == FALLING)
+    for k in range(count):
+        a = air[k]
+        _move_arrow(r, rules, arenas.solid, a)
+        if r.arrow_state[a] == FLYING:
+            _hit(r, rules, a)
+    for p in range(players):
+        _pick_up(r, rules, p)
     r.tick += 1
     for p in range(players):
         if r.respawn[p] > 0:
@@ -606,12 +626,14 @@ def outcome(r: Any, p: int) -> int:
 
 
 @kernel
-def step_lane(r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: NDArray[np.float64]) -> int:
-    """Play one decision (commands already given); 0: goes on, 1: terminated, 2: truncated. `seen` is scratch space."""
+def step_lane(
+    r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: NDArray[np.float64], air: NDArray[np.int64]
+) -> int:
+    """Play one decision (commands already given); 0: goes on, 1: terminated, 2: truncated. The arrays are scratch."""
     players = r.players
     ended = 0
     for _ in range(rules.frame_skip):
-        _tick(r, rules, arenas, seen, near)
+        _tick(r, rules, arenas, seen, near, air)
         for p in range(players):
             if r.kills[p] >= rules.kills_to_win:
                 ended = 1
@@ -1126,6 +1148,7 @@ def step(
     final_kills, final_deaths, image, final_image = out.final_kills, out.final_deaths, out.image, out.final_image
     seen = np.empty(observation.shape[1], np.float32)
     near = np.empty((3, MAX_ARROWS))
+    air = np.empty(MAX_ARROWS, np.int64)
     learners = rules.learners
     for g in range(start, stop):
         r = state[g]
@@ -1134,7 +1157,7 @@ def step(
         for p in range(learners):
             n = g * learners + p
             _command(r, rules, arenas, p, command[n, 0], command[n, 1], command[n, 2], aim[n, 0], aim[n, 1])
-        ended = step_lane(r, rules, arenas, seen, near)
+        ended = step_lane(r, rules, arenas, seen, near, air)
         for p in range(learners):
             n = g * learners + p
             reward[n] = r.reward[p]
@@ -1170,12 +1193,13 @@ def play_out(
     """
     seen = np.empty(FOES_AT + FOE_SIZE * (levels.shape[0] - 1) + ARROW_SIZE * ARROWS_SEEN, np.float32)
     near = np.empty((3, MAX_ARROWS))
+    air = np.empty(MAX_ARROWS, np.int64)
     for g in range(state.shape[0]):
         r = state[g]
         reset_lane(r, rules, arenas)
         for p in range(r.players):
             r.level[p] = levels[p]
-        while step_lane(r, rules, arenas, seen, near) == 0:
+        while step_lane(r, rules, arenas, seen, near, air) == 0:
             pass
         results[g, 0] = outcome(r, 0)
         results[g, 1] = r.tick
