@@ -34,7 +34,7 @@ def busy_batch(games: int, players: int, decisions: int, seed: int = 0, **option
 def test_every_seat_sees_the_match_in_the_same_way(players: int) -> None:
     """Everyone moves one seat on: each sees from the new seat what it saw from the old one."""
     batch = busy_batch(32, players, 80)
-    near = np.empty((3, kernels.MAX_ARROWS))
+    near = np.empty((kernels.SCRATCH_ROWS, kernels.MAX_ARROWS))
     before = np.zeros((players, kernels.observation_size(players)), np.float32)
     after, mask = np.zeros_like(before), np.zeros((2, kernels.MASK_SIZE), np.bool_)
     for game in range(batch.games):
@@ -102,7 +102,7 @@ def test_a_scripted_archer_knows_what_its_seat_sees_and_no_more(level: int) -> N
     batch = busy_batch(64, 2, 70, seed=level)
     rules = batch.rules._replace(learners=1)
     seen = np.empty(kernels.observation_size(2), np.float32)
-    near = np.empty((3, kernels.MAX_ARROWS))
+    near = np.empty((kernels.SCRATCH_ROWS, kernels.MAX_ARROWS))
     random = np.random.default_rng(level)
     decided = 0
     for game in range(batch.games):

@@ -107,6 +107,11 @@ QUEUE_SLOTS, SLOT_SIZE = 4, 5  # due time in ms (-1: empty), move, vertical, bow
 BOT_SIZE = BOT_QUEUE + QUEUE_SLOTS * SLOT_SIZE
 
 
+# Rows of a kernel's scratch space, float64 (SCRATCH_ROWS, MAX_ARROWS): of each arrow the way to it, its squared length
+# and how many arrows are nearer; and the slots of those in the air.
+DX, DY, SQUARE, BEFORE, IN_AIR, SCRATCH_ROWS = 0, 1, 2, 3, 4, 5
+
+
 class Rules(NamedTuple):
     """Options of a batch, the same for every game in it."""
 
@@ -432,11 +437,10 @@ def _move_archer(r: Any, solid: NDArray[np.uint8], p: int) -> None:
         column = int((edge + MARGIN) * BLOCKS_PER_PX)
         top = int((y - half + MARGIN) * BLOCKS_PER_PX)
         bottom = int((y + half + MARGIN) * BLOCKS_PER_PX)
-        for row in range(top, bottom + 1):
-            if solid[arena, row, column] != 0:
-                x = (column - PAD) * 20.0 - RADIUS if vx > 0.0 else (column - PAD + 1) * 20.0 + RADIUS
-                vx = 0.0
-                break
+        # An archer covers two or three rows and columns: three looks, one branch.
+        if solid[arena, top, column] | solid[arena, top + 1, column] | solid[arena, bottom, column] != 0:
+            x = (column - PAD) * 20.0 - RADIUS if vx > 0.0 else (column - PAD + 1) * 20.0 + RADIUS
+            vx = 0.0
     vy = min(r.vy[p] + GRAVITY * DT, MAX_SPEED)
     y += vy * DT
     edge = y + half if vy > 0.0 else y - half
@@ -444,16 +448,14 @@ def _move_archer(r: Any, solid: NDArray[np.uint8], p: int) -> None:
     left = int((x - half + MARGIN) * BLOCKS_PER_PX)
     right = int((x + half + MARGIN) * BLOCKS_PER_PX)
     grounded = 0
-    for column in range(left, right + 1):
-        if solid[arena, row, column] != 0:
-            if vy > 0.0:
-                y = (row - PAD) * 20.0 - RADIUS
-                grounded = 1
-                r.jumps[p] = JUMPS
-            else:
-                y = (row - PAD + 1) * 20.0 + RADIUS
-            vy = 0.0
-            break
+    if solid[arena, row, left] | solid[arena, row, left + 1] | solid[arena, row, right] != 0:
+        if vy > 0.0:
+            y = (row - PAD) * 20.0 - RADIUS
+            grounded = 1
+            r.jumps[p] = JUMPS
+        else:
+            y = (row - PAD + 1) * 20.0 + RADIUS
+        vy = 0.0
     r.grounded[p] = grounded
     r.x[p] = _wrap_x(x)
     r.y[p] = _wrap_y(y)
@@ -576,17 +578,12 @@ def _pick_up(r: Any, rules: Rules, p: int) -> None:
 
 
 @kernel
-def _tick(
-    r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: NDArray[np.float64], air: NDArray[np.int64]
-) -> None:
-    """One tick of a game: scripted archers decide, archers move, arrows move and kill, archers pick up, the dead wait.
-
-    `air`: scratch, int64 (MAX_ARROWS,): the arrows in the air.
-    """
+def _tick(r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], scratch: NDArray[np.float64]) -> None:
+    """One tick of a game: bots decide, archers move, arrows move and kill, archers pick up, the dead wait."""
     players = r.players
     now = r.tick * TICK_MS
     for p in range(rules.learners, players):  # all decide before anyone acts: no seat sees more than another
-        _watch(r, rules, arenas, p, now, seen, near)
+        _watch(r, rules, arenas, p, now, seen, scratch)
     for p in range(rules.learners, players):
         _act(r, rules, arenas, p, now)
     for p in range(players):
@@ -596,10 +593,10 @@ def _tick(
                 r.charge[p] += 1
     count = 0
     for a in range(r.arrows):  # listed without a branch, which would be guessed wrong as often as right
-        air[count] = a
+        scratch[IN_AIR, count] = a
         count += (r.arrow_state[a] == FLYING) | (r.arrow_state[a] == FALLING)
     for k in range(count):
-        a = air[k]
+        a = int(scratch[IN_AIR, k])
         _move_arrow(r, rules, arenas.solid, a)
         if r.arrow_state[a] == FLYING:
             _hit(r, rules, a)
@@ -626,14 +623,12 @@ def outcome(r: Any, p: int) -> int:
 
 
 @kernel
-def step_lane(
-    r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], near: NDArray[np.float64], air: NDArray[np.int64]
-) -> int:
+def step_lane(r: Any, rules: Rules, arenas: Any, seen: NDArray[np.float32], scratch: NDArray[np.float64]) -> int:
     """Play one decision (commands already given); 0: goes on, 1: terminated, 2: truncated. The arrays are scratch."""
     players = r.players
     ended = 0
     for _ in range(rules.frame_skip):
-        _tick(r, rules, arenas, seen, near, air)
+        _tick(r, rules, arenas, seen, scratch)
         for p in range(players):
             if r.kills[p] >= rules.kills_to_win:
                 ended = 1
@@ -656,7 +651,7 @@ def step_lane(
 
 @kernel
 def observe_lane(
-    r: Any, rules: Rules, arenas: Any, p: int, out: NDArray[np.float32], near: NDArray[np.float64]
+    r: Any, rules: Rules, arenas: Any, p: int, out: NDArray[np.float32], scratch: NDArray[np.float64]
 ) -> None:
     """Write what seat `p` sees, ego-centred, every entry in [-1, 1]; see the environment's docstring for the table."""
     players = r.players
@@ -701,33 +696,31 @@ def observe_lane(
         out[at + 9] = r.grounded[q]
         out[at + 10] = 1.0 if there and alive and _clear_line(arenas.solid, arena, x, y, dx, dy) else 0.0
         at += FOE_SIZE
-    _observe_arrows(r, p, at, out, near)
+    _observe_arrows(r, p, at, out, scratch)
 
 
 @kernel
-def _observe_arrows(r: Any, p: int, at: int, out: NDArray[np.float32], near: NDArray[np.float64]) -> None:
+def _observe_arrows(r: Any, p: int, at: int, out: NDArray[np.float32], scratch: NDArray[np.float64]) -> None:
     """The nearest arrows outside quivers, nearest first (equal distances: lower slot first), ARROWS_SEEN at most.
 
     An arrow's row is the number of arrows before it, counted over all pairs: a sort would branch on every comparison
     and took three times as long. Arrows in quivers come last and leave zeros; there are never fewer than ARROWS_SEEN.
-
-    `near`: scratch, float64 (3, MAX_ARROWS): dx, dy, squared distance.
     """
     x, y = r.x[p], r.y[p]
-    arrows = r.arrows
-    for a in range(arrows):
+    for a in range(MAX_ARROWS):
         dx = _delta_x(r.arrow_x[a] - x)
         dy = _delta_y(r.arrow_y[a] - y)
-        near[0, a] = dx
-        near[1, a] = dy
-        near[2, a] = dx * dx + dy * dy if r.arrow_state[a] != ABSENT else FARTHEST
-    for a in range(arrows):
-        square = near[2, a]
-        rank = 0
-        for b in range(a):
-            rank += near[2, b] <= square
-        for b in range(a + 1, arrows):
-            rank += near[2, b] < square
+        scratch[DX, a] = dx
+        scratch[DY, a] = dy
+        scratch[SQUARE, a] = dx * dx + dy * dy if r.arrow_state[a] != ABSENT else FARTHEST
+        scratch[BEFORE, a] = 0.0
+    for b in range(r.arrows):
+        square = scratch[SQUARE, b]
+        for a in range(MAX_ARROWS):  # of a fixed length, so that it becomes a few vector instructions
+            before = (square < scratch[SQUARE, a]) | ((square == scratch[SQUARE, a]) & (b < a))
+            scratch[BEFORE, a] += 1.0 if before else 0.0
+    for a in range(r.arrows):
+        rank = int(scratch[BEFORE, a])
         if rank >= ARROWS_SEEN:
             continue
         state = r.arrow_state[a]
@@ -735,8 +728,8 @@ def _observe_arrows(r: Any, p: int, at: int, out: NDArray[np.float32], near: NDA
         moving = there and state != STUCK
         row = at + ARROW_SIZE * rank
         out[row] = 1.0 if there else 0.0
-        out[row + 1] = near[0, a] * TO_WIDTH if there else 0.0
-        out[row + 2] = near[1, a] * TO_HEIGHT if there else 0.0
+        out[row + 1] = scratch[DX, a] * TO_WIDTH if there else 0.0
+        out[row + 2] = scratch[DY, a] * TO_HEIGHT if there else 0.0
         out[row + 3] = r.arrow_vx[a] * TO_SPEED if moving else 0.0
         out[row + 4] = r.arrow_vy[a] * TO_SPEED if moving else 0.0
         out[row + 5] = 1.0 if state == FLYING and r.arrow_owner[a] != p else 0.0
@@ -862,7 +855,7 @@ def _paint_gauges(r: Any, rules: Rules, p: int, rows: int, columns: int, out: ND
 
 @kernel
 def _watch(
-    r: Any, rules: Rules, arenas: Any, p: int, now: int, seen: NDArray[np.float32], near: NDArray[np.float64]
+    r: Any, rules: Rules, arenas: Any, p: int, now: int, seen: NDArray[np.float32], scratch: NDArray[np.float64]
 ) -> None:
     """Let a scripted archer see and decide when its time has come; the command waits for its reaction time."""
     level = r.level[p]
@@ -875,7 +868,7 @@ def _watch(
     if level == RANDOM:
         _decide_random(r, p, slot)
     else:
-        observe_lane(r, rules, arenas, p, seen, near)
+        observe_lane(r, rules, arenas, p, seen, scratch)
         _decide(seen, r.bot[p], slot, now, level, r.players, r.streams)
 
 
@@ -1114,13 +1107,13 @@ def _draw(
 def reset(state: NDArray[np.void], rules: Rules, arenas: Any, out: Outputs, chosen: NDArray[np.bool_]) -> None:
     """Begin the matches of the games in `chosen` (bool (B,)) and write their first observations and masks."""
     observation, mask, image = out.observation, out.mask, out.image
-    near = np.empty((3, MAX_ARROWS))
+    scratch = np.empty((SCRATCH_ROWS, MAX_ARROWS))
     for g in range(chosen.shape[0]):
         if chosen[g]:
             reset_lane(state[g], rules, arenas)
             for p in range(rules.learners):
                 lane = g * rules.learners + p
-                observe_lane(state[g], rules, arenas, p, observation[lane], near)
+                observe_lane(state[g], rules, arenas, p, observation[lane], scratch)
                 legal_lane(state[g], p, mask[lane])
                 if rules.image != 0:
                     paint_lane(state[g], rules, arenas, p, image[lane])
@@ -1147,8 +1140,7 @@ def step(
     final_return, final_length, final_outcome = out.final_return, out.final_length, out.final_outcome
     final_kills, final_deaths, image, final_image = out.final_kills, out.final_deaths, out.image, out.final_image
     seen = np.empty(observation.shape[1], np.float32)
-    near = np.empty((3, MAX_ARROWS))
-    air = np.empty(MAX_ARROWS, np.int64)
+    scratch = np.empty((SCRATCH_ROWS, MAX_ARROWS))
     learners = rules.learners
     for g in range(start, stop):
         r = state[g]
@@ -1157,14 +1149,14 @@ def step(
         for p in range(learners):
             n = g * learners + p
             _command(r, rules, arenas, p, command[n, 0], command[n, 1], command[n, 2], aim[n, 0], aim[n, 1])
-        ended = step_lane(r, rules, arenas, seen, near, air)
+        ended = step_lane(r, rules, arenas, seen, scratch)
         for p in range(learners):
             n = g * learners + p
             reward[n] = r.reward[p]
             terminated[n] = ended == 1
             truncated[n] = ended == 2
             if ended != 0:
-                observe_lane(r, rules, arenas, p, final_observation[n], near)
+                observe_lane(r, rules, arenas, p, final_observation[n], scratch)
                 if rules.image != 0:
                     paint_lane(r, rules, arenas, p, final_image[n])
                 final_return[n] = r.episode_return[p]
@@ -1177,7 +1169,7 @@ def step(
             reset_lane(r, rules, arenas)
         for p in range(learners):
             n = g * learners + p
-            observe_lane(r, rules, arenas, p, observation[n], near)
+            observe_lane(r, rules, arenas, p, observation[n], scratch)
             legal_lane(r, p, mask[n])
             if rules.image != 0:
                 paint_lane(r, rules, arenas, p, image[n])
@@ -1192,14 +1184,13 @@ def play_out(
     levels: int64 (P,) level of each seat; results: int64 (B, 2), written: outcome of seat 0 and ticks played.
     """
     seen = np.empty(FOES_AT + FOE_SIZE * (levels.shape[0] - 1) + ARROW_SIZE * ARROWS_SEEN, np.float32)
-    near = np.empty((3, MAX_ARROWS))
-    air = np.empty(MAX_ARROWS, np.int64)
+    scratch = np.empty((SCRATCH_ROWS, MAX_ARROWS))
     for g in range(state.shape[0]):
         r = state[g]
         reset_lane(r, rules, arenas)
         for p in range(r.players):
             r.level[p] = levels[p]
-        while step_lane(r, rules, arenas, seen, near, air) == 0:
+        while step_lane(r, rules, arenas, seen, scratch) == 0:
             pass
         results[g, 0] = outcome(r, 0)
         results[g, 1] = r.tick
