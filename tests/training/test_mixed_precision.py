@@ -9,6 +9,7 @@ import pytest
 import torch as th
 
 from gymcast.training import Trainer
+from gymcast.training.compute import resolve_precision
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.models import build_model
 from gymcast.training.vec_env import make_training_vec_env
@@ -20,7 +21,7 @@ def build(**changes: Any) -> Any:
             "env_id": "archers",
             "hyperparameters": {"n_steps": 8, "batch_size": 32, "n_epochs": 2},
             "parallel_episodes": 8,
-            "mixed_precision": True,
+            "precision": "bfloat16",
             **changes,
         }
     )
@@ -34,11 +35,11 @@ def test_layers_are_bfloat16_and_everything_else_is_float32(algorithm: str, shar
     hyperparameters = {"n_steps": 8} if algorithm == "a2c" else {"n_steps": 8, "batch_size": 32, "n_epochs": 2}
     network = {"hidden": [32, 32], "shared": shared}
     model = build(algorithm=algorithm, hyperparameters=hyperparameters, network=network)
-    exact = build(algorithm=algorithm, hyperparameters=hyperparameters, network=network, mixed_precision=False)
+    exact = build(algorithm=algorithm, hyperparameters=hyperparameters, network=network, precision="float32")
     policy = model.policy
     hidden: set[th.dtype] = set()
     for layer in policy.modules():
-        if isinstance(layer, th.nn.Linear) and layer is not policy.action_net:
+        if isinstance(layer, th.nn.Linear) and layer not in (policy.action_net, policy.value_net):
             layer.register_forward_hook(lambda _layer, _inputs, output: hidden.add(output.dtype))
     obs = th.as_tensor(model.env.reset())
     actions, values, log_prob = policy(obs)
@@ -61,7 +62,7 @@ def test_a_run_in_bfloat16_is_exact_like_any_other(tmp_path: Path) -> None:
     hashes = set()
     for name in ("first", "second"):
         config = TrainingConfig(
-            env_id="CartPole-v1", mixed_precision=True, total_timesteps=256, parallel_episodes=2, evaluation_games=2,
+            env_id="CartPole-v1", precision="bfloat16", total_timesteps=256, parallel_episodes=2, evaluation_games=2,
             hyperparameters={"n_steps": 64, "batch_size": 32, "n_epochs": 1}, seed=3,
         )  # fmt: skip
         trainer = Trainer(config, run_dir=tmp_path / name)
@@ -71,16 +72,14 @@ def test_a_run_in_bfloat16_is_exact_like_any_other(tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        (
-            {"algorithm": "dqn", "env_kwargs": {"action": "discrete"}, "hyperparameters": {"buffer_size": 100}},
-            "dqn does",
-        ),
-        ({"algorithm": "recurrent_ppo"}, "recurrent_ppo does not have it; ppo, maskable_ppo, a2c do"),
-    ],
-)
-def test_where_it_is_not_to_be_had(changes: dict[str, Any], text: str) -> None:
-    with pytest.raises(ConfigError, match=text):
+def test_where_it_is_not_to_be_had() -> None:
+    changes = {"algorithm": "dqn", "env_kwargs": {"action": "discrete"}, "hyperparameters": {"buffer_size": 100}}
+    with pytest.raises(ConfigError, match="which dqn does not have"):
         build(**changes)
+    build(**changes, precision="auto")
+
+
+def test_the_precision_that_was_chosen_is_written_down() -> None:
+    trainer = Trainer(TrainingConfig(precision="auto"))
+    assert trainer.config.precision == resolve_precision("auto", "auto") != "auto"
+    assert resolve_precision("bfloat16", "cpu") == "bfloat16" and resolve_precision("float32", "cuda") == "float32"

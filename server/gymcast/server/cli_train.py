@@ -89,7 +89,7 @@ def train(
     device: Annotated[str | None, _option(_LEARNING, "cpu, cuda, cuda:N, mps or auto.")] = None,
     force_cpu: Annotated[bool, _option(_LEARNING, "The same as --device cpu.", "--force-cpu")] = False,
     mixed_precision: Annotated[
-        bool, _option(_LEARNING, "Layers in bfloat16, for large networks on a GPU that has it.", "--mixed-precision")
+        bool, _option(_LEARNING, "Layers in bfloat16: the same as --set precision=bfloat16.", "--mixed-precision")
     ] = False,
     config: Annotated[
         Path | None, _option(_LEARNING, "YAML or JSON file of settings; options win over it.", metavar="FILE")
@@ -172,7 +172,7 @@ def train(
         "parallel_episodes": lanes,
         "seed": seed,
         "device": "cpu" if force_cpu else device,
-        "mixed_precision": mixed_precision or None,
+        "precision": "bfloat16" if mixed_precision else None,
         "checkpoint_interval_episodes": checkpoint_freq,
         "checkpoint_interval_minutes": autosave_interval,
         "use_wandb": use_wandb or None,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gymcast.training.checkpoints import Checkpoint as Checkpoint
     from gymcast.training.checkpoints import CheckpointError as CheckpointError
     from gymcast.training.checkpoints import CheckpointManager as CheckpointManager
+    from gymcast.training.compute import choose_torch_threads as choose_torch_threads
     from gymcast.training.config import ConfigError as ConfigError
     from gymcast.training.config import NetworkConfig as NetworkConfig
     from gymcast.training.config import ResourceLimits as ResourceLimits
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from gymcast.training.evaluate import EvaluationResult as EvaluationResult
     from gymcast.training.evaluate import wilson_interval as wilson_interval
     from gymcast.training.events import Event as Event
-    from gymcast.training.policies import choose_torch_threads as choose_torch_threads
     from gymcast.training.policies import export_policy as export_policy
     from gymcast.training.trainer import Trainer as Trainer
     from gymcast.training.trainer import TrainingResult as TrainingResult
@@ -64,7 +64,7 @@ _HOMES = {
     "TrainingConfig": "config",
     "TrainingMode": "config",
     "TrainingResult": "trainer",
-    "choose_torch_threads": "policies",
+    "choose_torch_threads": "compute",
     "export_policy": "policies",
     "make_training_vec_env": "vec_env",
     "register_external_session": "broadcast",

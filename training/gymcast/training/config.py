@@ -30,6 +30,7 @@ from gymcast.training.hyperparameters import problems_of
 
 Algorithm = Literal["ppo", "maskable_ppo", "recurrent_ppo", "a2c", "dqn"]
 Activation = Literal["tanh", "relu", "elu"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 # Fields that are mappings: a preset and its overrides are merged key by key instead of replaced as a whole.
 _MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network", "normalize")
@@ -164,11 +165,10 @@ class TrainingConfig(_ConfigModel):
         default="cpu",
         description="torch device: auto, cpu, cuda, cuda:N or mps; small networks are fastest on the CPU",
     )
-
-    mixed_precision: bool = Field(
-        default=False,
-        description="compute the layers in bfloat16 (weights and losses stay float32), for large networks on a GPU that"
-        " has it; ppo, maskable_ppo and a2c, device cpu or cuda",
+    precision: Precision = Field(
+        default="float32",
+        description="arithmetic of the layers' matrix products; bfloat16: mixed precision, weights and losses stay "
+        "float32; auto: bfloat16 where the hardware has it (AMX, CUDA)",
     )
 
     # How long: training ends at the limit that is reached first, or when it is stopped

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -21,9 +23,10 @@ from gymcast.training.algorithms import (
     BatchPPO,
     BatchRolloutBuffer,
 )
+from gymcast.training.compute import choose_torch_threads, compute_in_bfloat16, network_work, resolve_precision
 from gymcast.training.config import ConfigError, TrainingConfig
-from gymcast.training.mixed_precision import in_bfloat16
-from gymcast.training.policies import choose_torch_threads, network_work, policy_kwargs
+from gymcast.training.distributions import compute_groups_together
+from gymcast.training.policies import policy_kwargs
 from gymcast.training.schedules import resolve_schedules
 
 PLAIN: Final[dict[str, type[BaseAlgorithm]]] = {
@@ -54,19 +57,31 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
         algorithm, buffer = BATCHED[config.algorithm]
         hyperparameters.setdefault("rollout_buffer_class", buffer)
     if isinstance(env.observation_space, spaces.Dict):
-        policy = "MultiInputPolicy"
+        kind = "MultiInputPolicy"
     else:
-        policy = "MlpPolicy" if flat else "CnnPolicy"
+        kind = "MlpPolicy" if flat else "CnnPolicy"
     if config.algorithm == "recurrent_ppo":
-        policy = policy.replace("Policy", "LstmPolicy")
-    return algorithm(
-        in_bfloat16(algorithm.policy_aliases[policy], config) if config.mixed_precision else policy,
+        kind = kind.replace("Policy", "LstmPolicy")
+    model = algorithm(
+        kind,
         env,
         seed=seed,
         device=config.device,
         policy_kwargs=policy_kwargs(config.network, config.algorithm),
         **hyperparameters,
     )
+    compute_groups_together(model.policy)
+    if resolve_precision(config.precision, config.device) == "bfloat16":
+        _use_bfloat16(model.policy, config)
+    return model
+
+
+def _use_bfloat16(policy: BasePolicy, config: TrainingConfig) -> None:
+    if isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy):
+        compute_in_bfloat16(policy)
+    elif config.precision == "bfloat16":
+        text = f"got 'bfloat16', which {config.algorithm} does not have (actor-critic algorithms do); set it to float32"
+        raise ConfigError("invalid TrainingConfig", [("precision", text)])
 
 
 def normalized(env: VecEnv, config: TrainingConfig) -> VecEnv:

@@ -1,10 +1,9 @@
-"""Networks for Stable-Baselines3, their torch threads, and their export for use without torch."""
+"""Networks for Stable-Baselines3, and their export for use without torch."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,6 @@ if TYPE_CHECKING:
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 POLICY_FORMAT = 1
-
-# Multiply-adds per batch that make one more torch thread worth its while. With two layers of 64 units that is about
-# 1,000 rows; below, a second thread was slower in every measurement (64 rows: 1.7 times).
-MIN_WORK_PER_THREAD = 20_000_000
 
 
 class SharedLayers(BaseFeaturesExtractor):
@@ -53,7 +48,11 @@ def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any
     kwargs: dict[str, Any] = {"activation_fn": ACTIVATIONS[network.activation]}
     if algorithm == "dqn":
         kwargs["net_arch"] = list(network.hidden)
-    elif network.shared:
+        return kwargs
+    # Adam in one kernel for all weights (eps is Stable-Baselines3's).
+    if algorithm != "a2c":
+        kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}
+    if network.shared:
         kwargs["net_arch"] = []
         kwargs["features_extractor_class"] = SharedLayers
         kwargs["features_extractor_kwargs"] = {
@@ -68,29 +67,6 @@ def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any
     if algorithm == "recurrent_ppo":
         kwargs["lstm_hidden_size"] = network.lstm_hidden
     return kwargs
-
-
-def network_work(network: NetworkConfig, inputs: int, outputs: int) -> int:
-    """Multiply-adds of one row through actor and critic."""
-    value_hidden = network.hidden if network.value_hidden is None else network.value_hidden
-    if network.shared:
-        return sum(a * b for a, b in itertools.pairwise((inputs, *network.hidden, outputs + 1)))
-    total = 0
-    for widths in ((inputs, *network.hidden, outputs), (inputs, *value_hidden, 1)):
-        total += sum(a * b for a, b in itertools.pairwise(widths))
-    return total
-
-
-def choose_torch_threads(batch_size: int, work_per_row: int, cores: int | None = None) -> int:
-    """How many torch threads suit batches of ``batch_size`` rows of ``work_per_row`` multiply-adds each.
-
-    One thread until a batch is large enough to be worth dividing; never more than ``cores``. The default is one fewer
-    than this process may use, which is left to the games, the server and the page: beside them on two cores, training
-    with two torch threads fell to 18,000 samples/s at times (`make run` with a browser open).
-    """
-    if cores is None:
-        cores = max(1, len(os.sched_getaffinity(0)) - 1)
-    return max(1, min(cores, batch_size * work_per_row // MIN_WORK_PER_THREAD))
 
 
 def _describe_actions(space: spaces.Space[Any]) -> dict[str, Any]:

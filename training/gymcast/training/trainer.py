@@ -33,6 +33,7 @@ from gymcast.training.callbacks import (
     SessionControlCallback,
 )
 from gymcast.training.checkpoints import Checkpoint, CheckpointManager, Found
+from gymcast.training.compute import keep_freed_memory, resolve_precision
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
@@ -80,9 +81,9 @@ class TrainingResult:
 class Trainer:
     """Trains what ``config`` describes and leaves everything in ``run_dir``.
 
-    The folder holds ``config.yaml`` (exact, the drawn seed included), ``log.txt``, ``log.jsonl`` (the same and the
-    values of the updates as JSON lines), ``tb/`` (TensorBoard), ``checkpoints/``, ``episodes/`` (every episode, for
-    replay) and, at the end, ``summary.json``. ``sink`` receives the events and says when to pause or stop; ``resume``
+    The folder holds ``config.yaml`` (exact, with the seed and the precision that were chosen), ``log.txt``,
+    ``log.jsonl`` (the same and the values of the updates as JSON lines), ``tb/`` (TensorBoard), ``checkpoints/``,
+    ``episodes/`` (every episode, for replay) and, at the end, ``summary.json``. ``sink`` receives the events and says when to pause or stop; ``resume``
     continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may be entered already, by a process
     that has work to do before.
     """
@@ -97,7 +98,8 @@ class Trainer:
         signals: StopSignals | None = None,
     ) -> None:
         seed = secrets.randbelow(2**31) if config.seed is None else config.seed
-        self.config = config.model_copy(update={"seed": seed, "env_id": resolve_env_id(config.env_id)})
+        drawn = {"seed": seed, "precision": resolve_precision(config.precision, config.device)}
+        self.config = config.model_copy(update={"env_id": resolve_env_id(config.env_id), **drawn})
         self.seed = seed
         self.sink = sink
         self.resume = resume
@@ -125,6 +127,7 @@ class Trainer:
             self._report("starting", "compiling")
             found = self.checkpoints.find_newest() if self.resume else None
             env = self._make_env()
+            keep_freed_memory()
             try:
                 model = self.model = build_model(config, env, self.seed)
                 th.set_num_threads(torch_threads(config, model))

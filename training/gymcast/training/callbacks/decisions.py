@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from gymcast.training.broadcast import Sink
+from gymcast.training.distributions import GroupedCategoricals
 from gymcast.training.events import BotDecisionData
 from gymcast.training.vec_env import GameVecEnv
 
@@ -170,6 +171,8 @@ class DecisionExplainer:
 
 def _group_probabilities(distribution: Any) -> list[NDArray[np.float64]]:
     """Probabilities (T, n) per action group of a (maskable) categorical or multi-categorical distribution."""
+    if isinstance(distribution, GroupedCategoricals):
+        return distribution.group_probabilities()
     parts = getattr(distribution, "distributions", None) or distribution.distribution
     parts = parts if isinstance(parts, list) else [parts]
     return [np.clip(part.probs.cpu().numpy().astype(np.float64), 0.0, 1.0) for part in parts]
