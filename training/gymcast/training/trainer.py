@@ -83,9 +83,9 @@ class Trainer:
 
     The folder holds ``config.yaml`` (exact, with the seed and the precision that were chosen), ``log.txt``,
     ``log.jsonl`` (the same and the values of the updates as JSON lines), ``tb/`` (TensorBoard), ``checkpoints/``,
-    ``episodes/`` (every episode, for replay) and, at the end, ``summary.json``. ``sink`` receives the events and says when to pause or stop; ``resume``
-    continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may be entered already, by a process
-    that has work to do before.
+    ``episodes/`` (every episode, for replay) and, at the end, ``summary.json``. ``sink`` receives the events and says
+    when to pause or stop; ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may
+    be entered already, by a process that has work to do before.
     """
 
     def __init__(
