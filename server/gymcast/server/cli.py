@@ -26,6 +26,8 @@ def main() -> NoReturn:
         sys.excepthook = _short_report
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_at_once)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # with nohup a command is to outlive its terminal
+        signal.signal(signal.SIGHUP, _leave_at_once)
     try:
         code = run(arguments)
     except UserError as error:
@@ -92,7 +94,7 @@ def _take_debug_flag(arguments: list[str]) -> bool:
 
 
 def _leave_at_once(number: int, _frame: FrameType | None) -> NoReturn:
-    """SIGINT and SIGTERM until a command has something to put in order, and installs handlers of its own.
+    """SIGINT, SIGTERM and SIGHUP until a command has something to put in order, and installs handlers of its own.
 
     Raising KeyboardInterrupt instead would end in a traceback or worse where it meets an extension module's import.
     """

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from gymcast.server.cli_errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    from gymcast.training.checkpoints import Checkpoint
-    from gymcast.training.config import TrainingConfig
 
 EPILOG: Final = """
 [bold]Examples[/bold]
@@ -53,11 +45,10 @@ def evaluate(
     Games start from seeds of their own, so training has not seen them.
     """
     from gymcast.envs import GAMES
-    from gymcast.server.cli_plan import find_run
+    from gymcast.server.cli_checkpoints import choose_run
 
-    path = Path(run)
-    run_dir = path.parent.parent if (path / "manifest.json").is_file() else find_run(run, runs_dir)
-    config = _config_of(run_dir)
+    chosen = choose_run(run, runs_dir)
+    config = chosen.config
     spec = GAMES.get(config.env_id)
     if spec is None and opponent:
         raise UserError(f"{config.env_id} has no opponents to choose; leave out --opponent")
@@ -69,10 +60,11 @@ def evaluate(
 
     # torch and Stable-Baselines3 take seconds to import: every cheap check comes before them.
     from gymcast.training.evaluate import evaluate as play
+    from gymcast.training.resume import loaded_model
 
-    checkpoint = _checkpoint(path if (path / "manifest.json").is_file() else None, run_dir, best)
+    checkpoint = chosen.checkpoint(best=best)
     found = []
-    with _model(config, checkpoint) as model:
+    with loaded_model(config, checkpoint) as model:
         normalise = model.get_vec_normalize_env()
         if not as_json:
             typer.echo(f"{checkpoint.path} ({checkpoint.timesteps:,} decisions of training), {games:,} games each")
@@ -98,52 +90,3 @@ def evaluate(
 
 
 LEVELS: Final = ("beginner", "intermediate", "advanced", "expert")
-
-
-def _config_of(run_dir: Path) -> TrainingConfig:
-    from gymcast.server.cli_paths import CONFIG_FILE
-    from gymcast.training.config import ConfigError, TrainingConfig
-
-    try:
-        return TrainingConfig.from_yaml(run_dir / CONFIG_FILE)
-    except (ConfigError, OSError) as error:
-        raise UserError(f"{run_dir / CONFIG_FILE} cannot be used: {error}") from None
-
-
-def _checkpoint(path: Path | None, run_dir: Path, best: bool) -> Checkpoint:
-    from gymcast.training.checkpoints import CheckpointError, CheckpointManager, verify
-
-    try:
-        if path is not None:
-            return verify(path)
-        manager = CheckpointManager(run_dir / "checkpoints", keep=None)
-        chosen = manager.best() if best else manager.newest()
-        if chosen is None:
-            raise UserError(
-                f"{run_dir} has no checkpoint that verifies; go on training: gymcast train --resume {run_dir}"
-            )
-        return verify(chosen.path)
-    except CheckpointError as error:
-        raise UserError(str(error)) from None
-
-
-@contextmanager
-def _model(config: TrainingConfig, checkpoint: Checkpoint) -> Iterator[BaseAlgorithm]:
-    from gymcast.envs import GAMES
-    from gymcast.training.checkpoints import CheckpointError
-    from gymcast.training.models import build_model, normalized
-    from gymcast.training.resume import load_policy_state
-    from gymcast.training.vec_env import make_training_vec_env
-
-    kwargs: dict[str, Any] = dict(config.env_kwargs)
-    # The model only needs the spaces. A game against itself has a lane per seat: two to four, all of which divide 12.
-    env = normalized(make_training_vec_env(config.env_id, 12 if config.env_id in GAMES else 1, 0, **kwargs), config)
-    try:
-        model = build_model(config, env, seed=0)
-        try:
-            load_policy_state(model, checkpoint)
-        except CheckpointError as error:
-            raise UserError(str(error)) from None
-        yield model
-    finally:
-        env.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,6 +63,8 @@ class TrainPlan:
     """Where the checkpoints are to be kept instead of in ``run_dir``."""
     render: bool = False
     """Whether the page is to be opened in a browser."""
+    initial: Path | None = None
+    """A file of Stable-Baselines3 whose weights the run begins with."""
 
 
 def make_plan(
@@ -76,14 +80,19 @@ def make_plan(
     output: str,
     checkpoint_dir: Path | None = None,
     render: bool = False,
+    initial: Path | None = None,
 ) -> TrainPlan:
     """Check everything that can be checked before a process is started. ``values`` are settings that were typed."""
     if checkpoint_dir is not None:
         _check_checkpoint_dir(checkpoint_dir, resume)
     if resume is not None:
+        if initial is not None:
+            raise UserError("--resume goes on with a run's own weights and --from begins with others; give one of them")
         folder = find_run(resume, runs_dir)
         config = _config_to_resume(folder, game, values, config_file, run_dir)
     else:
+        if initial is not None:
+            values = merge({"network": initial_network(initial)}, values)
         config = _new_config(game, values, config_file)
         folder = run_dir if run_dir is not None else _new_run_dir(runs_dir, config.env_id)
         if (folder / CONFIG_FILE).exists():
@@ -101,6 +110,7 @@ def make_plan(
         output=output,
         checkpoint_dir=checkpoint_dir,
         render=render,
+        initial=initial,
     )
 
 
@@ -114,6 +124,19 @@ def _check_checkpoint_dir(folder: Path, resume: str | None) -> None:
             f"{folder} holds the checkpoints of another run. Take another --checkpoint-dir, or go on with that run: "
             "gymcast train --resume RUN"
         )
+
+
+def initial_network(path: Path) -> dict[str, Any]:
+    """The network settings that fit the weights in a file of Stable-Baselines3.
+
+    Looked at by a process of its own, which keeps torch out of this one.
+    """
+    command = [sys.executable, "-m", "gymcast.training.sb3_zip", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise UserError((result.stderr.strip().splitlines() or [f"{path} cannot be read"])[-1])
+    network: dict[str, Any] = json.loads(result.stdout)["network"]
+    return network
 
 
 def _new_config(game: str | None, values: Mapping[str, Any], config_file: Path | None) -> TrainingConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
@@ -20,6 +21,7 @@ from gymcast.server.cli_signals import StopRequests
 from gymcast.server.cli_view import RunView
 from gymcast.server.config import ServerConfig
 from gymcast.server.display import Display, make_display
+from gymcast.training.config import INITIAL_FILE
 from gymcast.training.events import RESUMED, TrainingStatusData
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed
@@ -32,6 +34,9 @@ def run(plan: TrainPlan) -> int:
     """Carry out ``plan``; returns the exit code. Raises :class:`UserError`."""
     try:
         plan.runs_dir.mkdir(parents=True, exist_ok=True)
+        if plan.initial is not None:
+            plan.run_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(plan.initial, plan.run_dir / INITIAL_FILE)
         log_to(plan.runs_dir / "server.log")
         if plan.checkpoint_dir is not None:
             _keep_checkpoints_in(plan.checkpoint_dir, plan.run_dir)

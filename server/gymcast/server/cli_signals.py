@@ -22,17 +22,20 @@ class StopRequests:
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         for number in HANDLED:
-            self._previous[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, self._note, number)
+            handler = signal.getsignal(number)
+            # With nohup a command is to outlive its terminal.
+            if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+                self._previous[number] = handler
+                loop.add_signal_handler(number, self._note, number)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         loop = asyncio.get_running_loop()
-        for number in HANDLED:
+        for number, handler in self._previous.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, self._previous[number])
+            signal.signal(number, handler)
 
     def _note(self, number: signal.Signals) -> None:
         self.first = self.first or number

@@ -100,6 +100,15 @@ def train(
             _LEARNING, "Any setting, such as hyperparameters.n_steps=64. Repeatable.", "--set", metavar="KEY=VALUE"
         ),
     ] = None,
+    from_: Annotated[
+        Path | None,
+        _option(
+            _LEARNING,
+            "Begin with the weights of a Stable-Baselines3 .zip; no pickle in it is loaded.",
+            "--from",
+            metavar="FILE",
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         _option(
@@ -202,6 +211,7 @@ def train(
         values,
         config_file=config,
         resume=resume,
+        initial=from_,
         runs_dir=runs_dir,
         run_dir=run_dir,
         checkpoint_dir=checkpoint_dir,

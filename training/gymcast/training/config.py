@@ -35,6 +35,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 # Fields that are mappings: a preset and its overrides are merged key by key instead of replaced as a whole.
 _MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network", "normalize")
 _LIMIT_FIELDS: Final = ("max_episodes", "total_timesteps", "max_minutes")
+# In a run folder: weights its training begins with, as Stable-Baselines3 writes them.
+INITIAL_FILE: Final = "initial.zip"
 _PRESET_PACKAGE: Final = "gymcast.training"
 
 

@@ -43,8 +43,8 @@ BATCHED: Final[dict[str, tuple[type[BaseAlgorithm], type[Any]]]] = {
 }
 
 
-def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm:
-    """The algorithm of ``config`` on ``env``, with fresh weights from ``seed``.
+def build_model(config: TrainingConfig, env: VecEnv, seed: int, *, plain: bool = False) -> BaseAlgorithm:
+    """The algorithm of ``config`` on ``env``, with fresh weights from ``seed``; ``plain``: Stable-Baselines3's class.
 
     Raises :class:`~gymcast.training.config.ConfigError` for an algorithm or network that does not suit the environment.
     """
@@ -53,7 +53,7 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int) -> BaseAlgorithm
     flat = isinstance(env.observation_space, spaces.Box) and not is_image_space(env.observation_space)
     _check_network(config, flat)
     algorithm = PLAIN[config.algorithm]
-    if config.algorithm in BATCHED and isinstance(env.observation_space, spaces.Box):
+    if not plain and config.algorithm in BATCHED and isinstance(env.observation_space, spaces.Box):
         algorithm, buffer = BATCHED[config.algorithm]
         hyperparameters.setdefault("rollout_buffer_class", buffer)
     if isinstance(env.observation_space, spaces.Dict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,10 @@ from gymcast.training.checkpoints import (
     restore_model,
 )
 from gymcast.training.config import TrainingConfig
+from gymcast.training.models import build_model, normalized
 from gymcast.training.policies import can_export, export_policy
 from gymcast.training.run_state import RunState, machine, replay_arrays, restore, restore_replay, restore_statistics
-from gymcast.training.vec_env import GameVecEnv
+from gymcast.training.vec_env import GameVecEnv, is_builtin, make_training_vec_env
 
 
 def save_run(
@@ -67,6 +70,23 @@ def resume_run(model: BaseAlgorithm, progress: RunProgress, checkpoint: Checkpoi
     then, now = state["machine"], machine()
     other = None if then == now else f"the checkpoint was written with {then}, this is {now}: last digits may differ"
     return no_games, other
+
+
+@contextmanager
+def loaded_model(config: TrainingConfig, checkpoint: Checkpoint, *, plain: bool = False) -> Iterator[BaseAlgorithm]:
+    """The model of a checkpoint for playing, normalising as it did; ``plain``: of Stable-Baselines3's own class.
+
+    Its environment only lends its spaces and is closed at the end. Raises ``CheckpointError``, ``ConfigError``.
+    """
+    # A game against itself has a lane per seat: two to four, all of which divide 12.
+    lanes = 12 if is_builtin(config.env_id) else 1
+    env = normalized(make_training_vec_env(config.env_id, lanes, 0, options=config.env_kwargs), config)
+    try:
+        model = build_model(config, env, seed=0, plain=plain)
+        load_policy_state(model, checkpoint)
+        yield model
+    finally:
+        env.close()
 
 
 def load_policy_state(model: BaseAlgorithm, checkpoint: Checkpoint) -> None:

@@ -34,7 +34,7 @@ from gymcast.training.callbacks import (
 )
 from gymcast.training.checkpoints import Checkpoint, CheckpointManager, Found
 from gymcast.training.compute import keep_freed_memory, resolve_precision
-from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.config import INITIAL_FILE, ConfigError, TrainingConfig
 from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
     RESUMED,
@@ -50,6 +50,7 @@ from gymcast.training.models import build_model, follow_progress, normalized, to
 from gymcast.training.resume import resume_run, save_run
 from gymcast.training.run_log import EVALUATION, RunLog
 from gymcast.training.run_state import capture, streams_untouched
+from gymcast.training.sb3_zip import load_weights, read_sb3_zip
 from gymcast.training.signals import StopSignals
 from gymcast.training.vec_env import decision_seconds, is_builtin, make_training_vec_env
 
@@ -136,6 +137,8 @@ class Trainer:
                 model.set_logger(run_log.logger(config))
                 if found is not None:
                     self._resume_from(model, env, found)
+                if (found is None or found.checkpoint is None) and (self.run_dir / INITIAL_FILE).exists():
+                    load_weights(model, read_sb3_zip(self.run_dir / INITIAL_FILE))
                 control = self._session_control(env)
                 self._boundary = RolloutBoundary(model, lambda: capture(model, self.progress), control.may_go_on)
                 self._learn(model, [ProgressCallback(self.progress), control, *self._observers()])
