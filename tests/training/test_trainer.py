@@ -16,6 +16,7 @@ import torch as th
 
 from gymcast.envs import Replay, load_policy, verify_replay
 from gymcast.training import Trainer, TrainingConfig
+from gymcast.training.callbacks import TrainingCollapsed
 from gymcast.training.checkpoints import CheckpointManager, load_arrays, load_state, load_tensors
 from gymcast.training.config import ConfigError
 from gymcast.training.events import (
@@ -230,7 +231,7 @@ def test_values_that_cannot_work_end_the_run_with_an_event(tmp_path: Path, sink:
 
 
 def test_a_lost_network_is_noticed(tmp_path: Path, sink: Any) -> None:
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises(TrainingCollapsed):
         run(tmp_path, sink, hyperparameters={**SMALL["hyperparameters"], "learning_rate": 1e30}, total_timesteps=5000)  # type: ignore[dict-item]
     assert sink.of(TrainingStatusData)[-1].status == "failed"
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
