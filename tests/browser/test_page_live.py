@@ -9,7 +9,8 @@ import pytest
 from playwright.async_api import Page, expect
 
 from gymcast.server import RunningServer, ServerConfig, running_server
-from gymcast.training.events import CheckpointData, PerformanceGraphData, TrainingStatusData
+from gymcast.training.callbacks.collapse import ALARMS
+from gymcast.training.events import CheckpointData, ErrorData, PerformanceGraphData, TrainingStatusData
 
 from .conftest import NewProducer, OpenPage, evaluation, reading
 
@@ -122,6 +123,26 @@ async def test_status_tables_and_end(server: RunningServer, new_producer: NewPro
     await page.reload()
     await expect(page.locator("#evaluations-body tbody tr")).to_have_count(1)
     await expect(page.locator("#checkpoints-body tbody tr")).to_have_count(1)
+
+
+async def test_alarms_stay_on_the_page_until_they_are_closed(
+    server: RunningServer, new_producer: NewProducer, open_page: OpenPage
+) -> None:
+    producer = await new_producer(server)
+    await producer.send(reading(1))
+    page = await open_page(server.url)
+    await expect(page.locator("#link-state")).to_have_attribute("data-state", "live")
+    for code in ("entropy_collapsed", "value_loss_exploded", "entropy_collapsed"):
+        await producer.send(ErrorData(code=code, message=ALARMS[code]))
+    alarms = page.locator("#notices .notice[data-kind=warning]")
+    await expect(alarms).to_have_count(2)
+    await expect(page.locator("#notices")).to_contain_text("the policy hardly explores any more")
+    await expect(page.locator("#notices")).to_contain_text("the critic's error has jumped")
+    await alarms.first.locator("button").click()
+    await expect(alarms).to_have_count(1)
+    await new_producer(server, "another")
+    await page.locator(".card-name", has_text="another").click()
+    await expect(alarms).to_have_count(0)
 
 
 async def test_list_of_sessions(server: RunningServer, new_producer: NewProducer, open_page: OpenPage) -> None:

@@ -130,8 +130,8 @@ def outgoing(event: Event) -> tuple[str, str, dict[str, Any]] | None:
             return "frame", "frame", announced.to_json()
         case PerformanceGraphData():
             return "graph_update", f"graph_update/{data.graph_id}", data.to_json()
-        case (
-            TrainingMetricsData() | BotDecisionData() | FrameData() | CheckpointData() | EvaluationData() | ErrorData()
-        ):
+        case ErrorData():
+            return "error", f"error/{data.code}", data.to_json()
+        case TrainingMetricsData() | BotDecisionData() | FrameData() | CheckpointData() | EvaluationData():
             return event.type, event.type, data.to_json()
     return None  # a status event shows in the session info, which is sent as training_status

@@ -24,6 +24,7 @@ export class SessionWatch {
     this.boundary = -Infinity; // the same in milliseconds
     this.known = new Set(); // names of the figures that readings hold
     this.lists = { evaluations: [], checkpoints: [] };
+    this.alarms = new Set(); // keys of the messages about what the training reports
     this.stopper = new AbortController();
     this.#clear();
     this.#start();
@@ -33,7 +34,7 @@ export class SessionWatch {
     this.stopper.abort();
     this.link?.close();
     clearTimeout(this.patience);
-    for (const key of ["history", "lists", "live", "training"]) clearNotice(key);
+    for (const key of ["history", "lists", "live", ...this.alarms]) clearNotice(key);
   }
 
   #clear() {
@@ -193,7 +194,10 @@ export class SessionWatch {
   }
 
   failed(data) {
-    notice("training", `The training reports: ${data.message ?? data.code}`, "warning");
+    // One message for each kind of trouble: a new alarm must not hide another one.
+    const key = `training/${data.code}`;
+    this.alarms.add(key);
+    notice(key, `The training reports: ${data.message ?? data.code}`, "warning");
   }
 }
 
