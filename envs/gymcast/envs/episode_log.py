@@ -144,6 +144,11 @@ class EpisodeLog:
         return sum(block.steps * s.header.lanes for s in self._segments for block in s.blocks)
 
     @property
+    def end(self) -> int:
+        """Place after the last decision; 0 in an empty log."""
+        return self._segments[-1].end if self._segments else 0
+
+    @property
     def bytes(self) -> int:
         """Size of the files, as far as they are whole."""
         return sum(segment.size for segment in self._segments)
@@ -156,10 +161,16 @@ class EpisodeLog:
         order: Order = "newest",
         limit: int | None = None,
         offset: int = 0,
+        until: int | None = None,
     ) -> list[LoggedEpisode]:
-        """Whole episodes of one lane or all games, with one outcome ("win", "draw", "loss") or any, in an order."""
+        """Whole episodes of one lane or all games, with one outcome ("win", "draw", "loss") or any, in an order.
+
+        `until` leaves out what ended behind a place, so that the pages of a listing fit each other in a growing log.
+        """
         per_game = self._segments[-1].header.lanes_per_game if self._segments else 1
         wanted = self._index["whole"].copy()
+        if until is not None:
+            wanted &= self._index["end"] <= until
         if lane is not None:
             wanted &= self._index["lane"] == lane - lane % per_game
         seat = 0 if lane is None else lane % per_game

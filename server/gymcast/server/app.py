@@ -24,7 +24,6 @@ from .guard import add_headers, errors, origins
 from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Manager, Services
 from .hub import Hub
 from .messages import CLOSE_SHUTDOWN, outgoing
-from .replays import FrameCache
 from .routes import add_routes
 
 log = logging.getLogger(__name__)
@@ -88,9 +87,8 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
             per_session=config.performance.max_connections_per_session,
             total=config.performance.max_total_connections,
         )
-        frames = FrameCache(storage)
-        stack.push_async_callback(frames.close)
-        services = Services(config, storage, hub, frames, time.monotonic())
+        services = Services(config, storage, hub, time.monotonic())
+        stack.push_async_callback(services.frames.close)
         stack.callback(storage.listen(_fan_out(services)))
         sweeper = asyncio.create_task(_sweep(hub, config.performance.cleanup_interval_seconds))
         stack.push_async_callback(_cancel, sweeper)

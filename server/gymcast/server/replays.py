@@ -1,31 +1,108 @@
-"""View frames of stored episodes: simulated again in a thread, kept as the bytes that are sent."""
+"""View frames of stored episodes: simulated again in a process of their own, kept as the bytes that are sent."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
+import sys
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
-from gymcast.training.storage import ReplayRecord, Storage
+from gymcast.training.storage import ReplayRecord
 
 from .problems import Problem
+from .replay_worker import ANSWER, REQUEST
+
+log = logging.getLogger(__name__)
 
 CACHE_BYTES: Final = 64 << 20
-# Ten times the longest episode of a built-in game; a made-up replay must not keep a thread busy for minutes.
-MAX_DECISIONS: Final = 20_000
+# The longest replay that is drawn takes a second or two, compiling its game 20 to 60 s on a busy machine.
+_PATIENCE_S: Final = 180.0
+_IDLE_S: Final = 300.0
+
+
+class ReplayProcess:
+    """The process that plays replays, started when it is first needed and ended after minutes without work."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def play(self, record: ReplayRecord) -> bytes:
+        """JSON of the frames and decisions. Raises :class:`Problem`: 409 with the reason, or 503."""
+        async with self._one_at_a_time:
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    good, body = await self._ask(record)
+            except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+                await self._end()
+                log.warning("replay %s: the process that plays it failed: %r", record.replay_id, error)
+                raise Problem(
+                    "busy", f"Replay {record.replay_id} could not be played now.", headers={"Retry-After": "5"}
+                ) from error
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill)
+        if not good:
+            raise Problem("conflict", f"Replay {record.replay_id} cannot be played: {body.decode()[:1000]}")
+        return body
+
+    async def _ask(self, record: ReplayRecord) -> tuple[bool, bytes]:
+        if self._idle is not None:
+            self._idle.cancel()
+        process = self._process
+        if process is None or process.returncode is not None:
+            process = self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gymcast.server.replay_worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+        assert process.stdin is not None and process.stdout is not None, "both are pipes"
+        about = json.dumps({"replay_id": record.replay_id, "decisions": record.decisions}).encode()
+        process.stdin.write(REQUEST.pack(len(about), len(record.content)) + about + record.content)
+        await process.stdin.drain()
+        good, size = ANSWER.unpack(await process.stdout.readexactly(ANSWER.size))
+        return bool(good), await process.stdout.readexactly(size)
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                self._process.kill()
+
+    async def _end(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        process, self._process = self._process, None
+        if process is not None:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            # Reads what is left as well, so that the pipes are closed.
+            await process.communicate()
+
+    async def close(self) -> None:
+        """End the process, whatever it does."""
+        self._kill()
+        async with self._one_at_a_time:
+            await self._end()
 
 
 class FrameCache:
-    """Frames by replay, least recently used out first; equal requests share one simulation."""
+    """Frames by replay, least recently used out first; equal requests share one simulation.
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    ``find`` is what knows the replays by their id.
+    """
+
+    def __init__(self, find: Callable[[str], Awaitable[ReplayRecord]]) -> None:
+        self._find = find
+        self._player = ReplayProcess()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
         self._running: dict[str, asyncio.Task[bytes]] = {}
-        # The simulation holds the interpreter's lock for much of its time: one at a time leaves room for live messages.
-        self._one_at_a_time = asyncio.Lock()
 
     async def get(self, replay_id: str) -> bytes:
         """JSON of the frames. Raises :class:`Problem` or ``NotFoundError``."""
@@ -41,33 +118,15 @@ class FrameCache:
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Wait for simulations at work; a thread cannot be cancelled."""
+        """End the simulations at work and the process behind them."""
+        await self._player.close()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._player.close()
 
     async def _make(self, replay_id: str) -> bytes:
-        record = await self._storage.replay(replay_id)
-        async with self._one_at_a_time:
-            frames = await asyncio.to_thread(simulate, record)
+        frames = await self._player.play(await self._find(replay_id))
         self._kept[replay_id] = frames
         self._bytes += len(frames)
         while self._bytes > CACHE_BYTES and len(self._kept) > 1:
             self._bytes -= len(self._kept.popitem(last=False)[1])
         return frames
-
-
-def simulate(record: ReplayRecord) -> bytes:
-    """Play a stored episode again and return its frames, with the bot's decisions, as JSON."""
-    # Loaded on first use: the kernels behind it take a while to load, and a server may never need them.
-    from gymcast.envs import Replay, replay_frames
-
-    unusable = Problem("conflict", f"Replay {record.replay_id} cannot be played by this version of gymcast.")
-    try:
-        replay = Replay.from_bytes(record.content)
-        if len(replay.actions) > MAX_DECISIONS:
-            raise unusable
-        view: dict[str, Any] = replay_frames(replay)
-    except (ValueError, TypeError) as error:  # ReplayError, or options this version does not have
-        raise unusable from error
-    view["decisions"] = record.decisions
-    view["replay_id"] = record.replay_id
-    return json.dumps(view, allow_nan=False, separators=(",", ":")).encode()

@@ -49,6 +49,7 @@ def add_routes(app: web.Application) -> None:
             web.get(_ONE + "/checkpoints", history.checkpoints),
             web.get(_ONE + "/evaluations", history.evaluations),
             web.get(_ONE + "/replays", history.replays),
+            web.get("/api/replays", history.all_replays),
             web.get(_REPLAY, history.replay),
             web.get(_REPLAY + "/frames", history.frames),
             web.get("/ws/{session_id:[A-Za-z0-9_-]{1,64}}", live.live),

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from gymcast.server.config import ServerConfig
+from gymcast.server.episodes import EpisodeShelf
 from gymcast.server.hub import Hub
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.server.replays import FrameCache
@@ -54,11 +55,12 @@ class Manager(Protocol):
 class Services:
     """The parts of one running server; handlers reach them as ``request.app[SERVICES]``."""
 
-    def __init__(self, config: ServerConfig, storage: Storage, hub: Hub, frames: FrameCache, started: float) -> None:
+    def __init__(self, config: ServerConfig, storage: Storage, hub: Hub, started: float) -> None:
         self.config = config
         self.storage = storage
         self.hub = hub
-        self.frames = frames
+        self.episodes = EpisodeShelf(storage)
+        self.frames = FrameCache(self.episodes.find)
         self.started = started
         self.manager: Manager | None = None
 

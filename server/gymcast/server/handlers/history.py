@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from gymcast.server.episodes import ORDERS, OUTCOMES
 from gymcast.server.problems import invalid
 from gymcast.training.storage import MAX_POINTS, HistoryRange, Page
 
@@ -80,23 +81,63 @@ async def evaluations(request: web.Request) -> web.Response:
 
 
 async def replays(request: web.Request) -> web.Response:
-    """``GET .../replays``: newest first, each with the address of its frames."""
-    return await _list(request, "replays", request.app[SERVICES].storage.replays)
+    """``GET .../replays``: newest first, each with the address of its frames; ``kind`` as in :func:`all_replays`."""
+    record = await request.app[SERVICES].storage.get_session(session_id_of(request))
+    return await _replays(request, record.session_id)
+
+
+async def all_replays(request: web.Request) -> web.Response:
+    """``GET /api/replays``: replays of all sessions or of ``session``, newest first.
+
+    ``kind`` is footage (the default: a few episodes with the bot's decisions, kept in the database) or logged (every
+    episode of one ``session`` that was trained on this machine), which ``lane``, ``outcome`` and ``order`` select from.
+    """
+    session_id = query_text(request, "session", 64)
+    if session_id is not None:
+        session_id = (await request.app[SERVICES].storage.get_session(session_id)).session_id
+    return await _replays(request, session_id)
+
+
+async def _replays(request: web.Request, session_id: str | None) -> web.Response:
+    services = request.app[SERVICES]
+    kind = _choice(request, "kind", ("footage", "logged"))
+    order, outcome = _choice(request, "order", ORDERS), query_text(request, "outcome")
+    lane = query_int(request, "lane", 0, 1 << 20)
+    if outcome is not None:
+        outcome = _choice(request, "outcome", OUTCOMES)
+    cursor, limit = page_query(request)
+    if kind == "logged":
+        if session_id is None:
+            raise invalid("session", "query_parameter", "say of which session: the log belongs to its run")
+        page = await services.episodes.page(
+            session_id, lane=lane, outcome=outcome, order=order, cursor=cursor, limit=limit
+        )
+    elif outcome is not None or lane is not None or order != ORDERS[0]:
+        raise invalid("kind", "query_parameter", "lane, outcome and order select from logged episodes: kind=logged")
+    else:
+        page = await services.storage.replays(session_id, cursor=cursor, limit=limit)
+    for item in page.items:
+        item["frames_url"] = f"/api/replays/{item['replay_id']}/frames"
+    return answer({"replays": page.items, "next_cursor": page.next_cursor})
+
+
+def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:
+    text = query_text(request, name)
+    if text is not None and text not in choices:
+        raise invalid(name, "query_parameter", f"expected {', '.join(choices)}, got {text!r}")
+    return choices[0] if text is None else text
 
 
 async def _list(request: web.Request, name: str, read: Callable[..., Awaitable[Page]]) -> web.Response:
     record = await request.app[SERVICES].storage.get_session(session_id_of(request))
     cursor, limit = page_query(request)
     page = await read(record.session_id, cursor=cursor, limit=limit)
-    if name == "replays":
-        for item in page.items:
-            item["frames_url"] = f"/api/replays/{item['replay_id']}/frames"
     return answer({name: page.items, "next_cursor": page.next_cursor})
 
 
 async def replay(request: web.Request) -> web.Response:
-    """``GET /api/replays/{id}``: the replay file."""
-    record = await request.app[SERVICES].storage.replay(request.match_info["replay_id"])
+    """``GET /api/replays/{id}``: the replay file, stored or out of the log of its run."""
+    record = await request.app[SERVICES].episodes.find(request.match_info["replay_id"])
     return web.Response(
         body=record.content,
         content_type="application/octet-stream",

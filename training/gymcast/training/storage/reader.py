@@ -128,17 +128,25 @@ class Reader:
         """Evaluations, newest first."""
         return await self._newest_first(schema.evaluations, "evaluations", session_id, cursor, limit)
 
-    async def replays(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
-        """Replays without their content, newest first."""
+    async def replays(self, session_id: str | None, *, cursor: str | None = None, limit: int = 100) -> Page:
+        """Replays of a session, or of all of them, without their content, newest first."""
         return await self._newest_first(
             schema.replays, "replays", session_id, cursor, limit, drop=("content", "decisions")
         )
 
     async def _newest_first(
-        self, table: sa.Table, kind: str, session_id: str, cursor: str | None, limit: int, drop: tuple[str, ...] = ()
+        self,
+        table: sa.Table,
+        kind: str,
+        session_id: str | None,
+        cursor: str | None,
+        limit: int,
+        drop: tuple[str, ...] = (),
     ) -> Page:
         columns = [column for column in table.c if column.name not in drop]
-        query = sa.select(*columns).where(table.c.session_id == session_id).order_by(table.c.id.desc())
+        query = sa.select(*columns).order_by(table.c.id.desc())
+        if session_id is not None:
+            query = query.where(table.c.session_id == session_id)
         if cursor is not None:
             (last,) = cursors.decode(kind, cursor, (int,))
             query = query.where(table.c.id < last)
