@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,12 +121,16 @@ def test_export_writes_what_the_file_is_named(runs: Path, tmp_path: Path, capsys
         assert getattr(film, "n_frames", 1) > length // 2
     verify_replay(Replay.from_bytes((tmp_path / "a.replay").read_bytes()))
     assert "verifies" in gymcast(runs, "verify", str(tmp_path / "a.replay"), capsys=capsys)
-    import imageio_ffmpeg
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "a.mp4"), "-f", "null", "-"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "h264" in told and "120x90" in told and "12.50 fps" in told
+    assert re.findall(r"frame= *(\d+)", told)[-1] == str(length + 1)
 
-    reader = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
-    facts = next(reader)
-    assert facts["codec"] == "h264" and facts["size"] == (120, 90) and facts["fps"] == 12.5
-    assert sum(1 for _ in reader) == length + 1
+
+def test_a_film_that_cannot_be_written_says_why(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file or directory") as caught:
+        cli.run(["replay", "export", "duel:best", "-O", str(tmp_path / "no" / "a.mp4"), "--runs-dir", str(runs)])
+    assert caught.value.exit_code == 1
 
 
 def test_a_pole_has_no_page_but_says_so(runs: Path, tmp_path: Path) -> None:

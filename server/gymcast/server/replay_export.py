@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -63,7 +67,7 @@ def write_gif(replay: Replay, path: Path, *, width: int = 400, speed: float = 1.
 def write_film(replay: Replay, path: Path, *, width: int = 800, speed: float = 1.0) -> None:
     """An MP4 (H.264), ``width`` px wide, ``speed`` times as fast as the game.
 
-    Raises :class:`MissingFilmError` without the extra ``video``.
+    Raises :class:`MissingFilmError` without the extra ``video``, ``OSError`` with what the encoder says.
     """
     try:
         import imageio_ffmpeg
@@ -76,14 +80,21 @@ def write_film(replay: Replay, path: Path, *, width: int = 800, speed: float = 1
     images = _images(replay, width)
     first = next(images)
     size = (first.width // 2 * 2, first.height // 2 * 2)  # H.264 has no odd sizes
-    fps = frames_per_second(replay) * speed
-    writer: Any = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2)
-    writer.send(None)
-    try:
-        for image in (first, *images):
-            writer.send(np.ascontiguousarray(image.crop((0, 0, *size))))
-    finally:
-        writer.close()
+    command = [
+        *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}"),
+        *("-r", f"{frames_per_second(replay) * speed:g}", "-i", "-"),
+        *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", f"file:{path}"),
+    ]
+    with tempfile.TemporaryFile() as complaints:
+        encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
+        with suppress(BrokenPipeError), encoder:  # it has given up, and says below why
+            assert encoder.stdin is not None, "it is a pipe"
+            for image in itertools.chain((first,), images):
+                encoder.stdin.write(image.crop((0, 0, *size)).tobytes())
+        if encoder.returncode != 0:
+            complaints.seek(0)
+            raise OSError(complaints.read().decode(errors="replace").strip()[-300:] or "ffmpeg failed")
 
 
 def _images(replay: Replay, width: int) -> Iterator[Image.Image]:
