@@ -87,7 +87,7 @@ def test_a_full_disk_costs_the_logs_and_not_the_training(tmp_path: Path, sink: A
     result = train(tmp_path, sink)
     assert result.status == "completed" and result.timesteps == 2560
     (told,) = [error for error in sink.of(ErrorData) if error.code == "log_failed"]
-    assert told.detail == {"log": "TensorBoard"}
+    assert told.detail == {"what": "TensorBoard"}
 
 
 class Fragile(KVWriter):
@@ -106,14 +106,14 @@ class Fragile(KVWriter):
 
 
 def test_a_destination_that_breaks_is_given_up_and_told_once() -> None:
-    told: list[tuple[str, str]] = []
+    told: list[tuple[str, ...]] = []
     fragile = Fragile()
-    guarded = Guarded("W&B", lambda: fragile, lambda name, text: told.append((name, text)))
+    guarded = Guarded("W&B", lambda: fragile, lambda *what: told.append(what))
     for step in range(5):
         guarded.write({}, {}, step)
     guarded.close()
     assert fragile.taken == [0, 1]
-    assert told == [("W&B", "ConnectionError: gone")]
+    assert told == [("log_failed", "W&B", "ConnectionError: gone")]
 
 
 # Weights & Biases, the real package
@@ -187,6 +187,20 @@ def test_a_wandb_that_cannot_be_reached_does_not_stop_training(tmp_path: Path) -
     hurry = "from gymcast.training import wandb_log; wandb_log._INIT_SECONDS = 1.0\n"
     train_apart(tmp_path, script=hurry + SCRIPT, config={**SMALL, "use_wandb": True}, **environment)
     assert "W&B is given up, training goes on" in (tmp_path / "run-1" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("level", "told"), [("debug", True), ("WARNING", False)])
+def test_the_level_of_the_logs(level: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GYMCAST_LOG_LEVEL", level)
+    train(tmp_path, total_timesteps=256, evaluation_games=0)
+    assert ("completed" in (tmp_path / "log.txt").read_text()) is told
+    assert any(line["kind"] == "update" for line in json_lines(tmp_path))
+
+
+def test_a_level_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GYMCAST_LOG_LEVEL", "loud")
+    with pytest.raises(ConfigError, match="GYMCAST_LOG_LEVEL: 'LOUD'; use DEBUG, INFO, WARNING, ERROR"):
+        train(tmp_path)
 
 
 def test_a_missing_wandb_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

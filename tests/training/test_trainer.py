@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from gymcast.envs import Replay, load_policy, verify_replay
 from gymcast.training import Trainer, TrainingConfig
@@ -279,3 +280,49 @@ def test_it_learns_to_balance_a_pole(tmp_path: Path) -> None:
     untrained = 22.0  # mean return of random actions
     assert result.evaluations[0].mean_return > 10 * untrained
     assert np.isfinite(result.evaluations[0].mean_length)
+
+
+class Watching(BaseCallback):
+    """Somebody's own callback: counts what it is told, and breaks at a step if it is to."""
+
+    def __init__(self, breaks_at: int | None = None, stops_at: int | None = None) -> None:
+        super().__init__()
+        self.breaks_at, self.stops_at = breaks_at, stops_at
+        self.told: list[str] = []
+
+    def _on_training_start(self) -> None:
+        self.told.append("training")
+
+    def _on_rollout_start(self) -> None:
+        self.told.append("rollout")
+
+    def _on_step(self) -> bool:
+        assert self.locals["dones"].shape == (16,)
+        self.told.append("step")
+        if self.breaks_at is not None and self.n_calls >= self.breaks_at:
+            raise ZeroDivisionError("a fault of mine")
+        return self.n_calls != self.stops_at
+
+    def _on_training_end(self) -> None:
+        self.told.append("end")
+
+
+def test_callbacks_of_ones_own_are_called_and_cannot_end_the_training_by_a_fault(tmp_path: Path, sink: Any) -> None:
+    good, bad = Watching(), Watching(breaks_at=3)
+    trainer = Trainer(
+        small(total_timesteps=16 * 16 * 2, evaluation_games=0),
+        run_dir=tmp_path / "run",
+        sink=sink,
+        callbacks=[bad, good],
+    )
+    assert trainer.run_training_loop().status == "completed"
+    assert good.told == ["training", *(["rollout", *["step"] * 16] * 2), "end"]
+    assert bad.told == ["training", "rollout", *["step"] * 3]
+    (error,) = sink.of(ErrorData)
+    assert error.code == "callback_failed" and "Watching is given up: ZeroDivisionError" in error.message
+    assert "a fault of mine" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_callback_of_ones_own_can_end_the_training(tmp_path: Path) -> None:
+    trainer = Trainer(small(evaluation_games=0), run_dir=tmp_path / "run", callbacks=[Watching(stops_at=5)])
+    assert trainer.run_training_loop().timesteps == 5 * 16

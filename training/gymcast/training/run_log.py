@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,7 @@ from typing import Any, Final, Self
 import numpy as np
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
-from gymcast.training.config import TrainingConfig
+from gymcast.training.config import ConfigError, TrainingConfig
 
 TEXT_LOG: Final = "log.txt"
 JSON_LOG: Final = "log.jsonl"
@@ -28,17 +29,19 @@ JSON_SECONDS: Final = 1.0
 TEXT_SECONDS: Final = 10.0
 _PREFIX: Final = "gymcast/"
 EVALUATION: Final = "evaluation/"
+LEVEL_VARIABLE: Final = "GYMCAST_LOG_LEVEL"
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 log = logging.getLogger(__name__)
 
-Failed = Callable[[str, str], None]
-"""Called with a destination's name and what went wrong."""
+Failed = Callable[[str, str, str], None]
+"""Called with the code ``"log_failed"``, a destination's name and what went wrong."""
 
 
 class RunLog:
     """The log files of a run, open while entered, and the Stable-Baselines3 logger that feeds every destination.
 
-    ``failed(name, text)`` is told once when a destination has to be given up.
+    ``failed`` is told once when a destination has to be given up.
     """
 
     def __init__(self, run_dir: Path, failed: Failed) -> None:
@@ -48,12 +51,13 @@ class RunLog:
         self._values: ValuesLog | None = None
 
     def __enter__(self) -> Self:
+        level = log_level()
         self._stack.__enter__()
         text = logging.FileHandler(self.run_dir / TEXT_LOG, encoding="utf-8")
         text.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         lines = JsonLines(self.run_dir / JSON_LOG)
         for handler in (text, lines):
-            self._stack.enter_context(_attached(handler))
+            self._stack.enter_context(_attached(handler, level))
         self._values = ValuesLog(lines)
         return self
 
@@ -61,6 +65,13 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+
+    def summarise(self, result: Mapping[str, Any]) -> None:
+        """Write ``summary.json``, the end of the run; a full disk is reported."""
+        try:
+            write_text(self.run_dir / "summary.json", json.dumps(result, default=str, indent=1))
+        except OSError as error:
+            self._failed("log_failed", "summary.json", str(error))
 
     def logger(self, config: TrainingConfig) -> Logger:
         """The logger for the algorithm; it is closed with the log files.
@@ -80,6 +91,24 @@ class RunLog:
         logger = Logger(str(self.run_dir), [self._values, *writers])
         self._stack.callback(logger.close)
         return logger
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all. Raises ``OSError``."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def log_level() -> int:
+    """The level of the log files, from ``GYMCAST_LOG_LEVEL`` (INFO when it is not set).
+
+    Raises :class:`~gymcast.training.config.ConfigError` for a name that is no level.
+    """
+    name = os.environ.get(LEVEL_VARIABLE, "INFO").upper()
+    if name not in LEVELS:
+        raise ConfigError(f"{LEVEL_VARIABLE} cannot be used", [(LEVEL_VARIABLE, f"{name!r}; use {', '.join(LEVELS)}")])
+    return logging.getLevelNamesMapping()[name]
 
 
 class Guarded(KVWriter):
@@ -108,7 +137,7 @@ class Guarded(KVWriter):
             action()
         except Exception as error:  # noqa: BLE001 - foreign code that talks to disks and networks; reported, then left alone
             self._writer = None
-            self._failed(self._name, f"{type(error).__name__}: {error}")
+            self._failed("log_failed", self._name, f"{type(error).__name__}: {error}")
 
 
 class JsonLines(logging.FileHandler):
@@ -211,11 +240,12 @@ def describe(step: int, numbers: Mapping[str, float | int | None]) -> str:
 
 
 @contextmanager
-def _attached(handler: logging.Handler) -> Iterator[None]:
+def _attached(handler: logging.Handler, wanted: int) -> Iterator[None]:
     logger = logging.getLogger("gymcast")
     level = logger.level
+    handler.setLevel(wanted)
     logger.addHandler(handler)
-    logger.setLevel(min(level, logging.INFO) if level else logging.INFO)
+    logger.setLevel(min(level, wanted) if level else wanted)
     try:
         yield
     finally:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from gymcast.training.callbacks import (
     CollapseAlarmCallback,
     EpisodeLogCallback,
     FootageCallback,
+    GuardedCallback,
     MetricsBroadcastCallback,
     ProgressCallback,
     RunProgress,
@@ -48,7 +47,7 @@ from gymcast.training.events import (
 )
 from gymcast.training.models import build_model, follow_progress, normalized, torch_threads
 from gymcast.training.resume import resume_run, save_run
-from gymcast.training.run_log import EVALUATION, RunLog
+from gymcast.training.run_log import EVALUATION, RunLog, write_text
 from gymcast.training.run_state import capture, streams_untouched
 from gymcast.training.sb3_zip import load_weights, read_sb3_zip
 from gymcast.training.signals import StopSignals
@@ -86,7 +85,8 @@ class Trainer:
     ``log.jsonl`` (the same and the values of the updates as JSON lines), ``tb/`` (TensorBoard), ``checkpoints/``,
     ``episodes/`` (every episode, for replay) and, at the end, ``summary.json``. ``sink`` receives the events and says
     when to pause or stop; ``resume`` continues from the newest checkpoint in ``run_dir`` that verifies. ``signals`` may
-    be entered already, by a process that has work to do before.
+    be entered already, by a process that has work to do before. ``callbacks``
+    are called like Stable-Baselines3's own; one that raises is reported and left out.
     """
 
     def __init__(
@@ -97,12 +97,14 @@ class Trainer:
         sink: Sink | None = None,
         resume: bool = False,
         signals: StopSignals | None = None,
+        callbacks: Sequence[BaseCallback] = (),
     ) -> None:
         seed = secrets.randbelow(2**31) if config.seed is None else config.seed
         drawn = {"seed": seed, "precision": resolve_precision(config.precision, config.device)}
         self.config = config.model_copy(update={"env_id": resolve_env_id(config.env_id), **drawn})
         self.seed = seed
         self.sink = sink
+        self.callbacks = callbacks
         self.resume = resume
         name = self.config.env_id.rsplit("/", 1)[-1]
         self.run_dir = Path(run_dir or Path("runs") / f"{name}-{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
@@ -121,9 +123,13 @@ class Trainer:
         """
         config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with self.signals, RunLog(self.run_dir, self._log_failed) as run_log, self._failures_reported():
+        with (
+            self.signals,
+            RunLog(self.run_dir, self._given_up) as run_log,
+            self._failures_reported(),
+        ):
             log.info("training %s with %s in %s", config.env_id, config.algorithm, self.run_dir)
-            self._write_text("config.yaml", config.to_yaml())
+            write_text(self.run_dir / "config.yaml", config.to_yaml())
             self.checkpoints = self._checkpoint_manager()
             self._report("starting", "compiling")
             found = self.checkpoints.find_newest() if self.resume else None
@@ -165,10 +171,7 @@ class Trainer:
                 exit_code=self.signals.exit_code,
                 evaluations=evaluations,
             )
-            try:
-                self._write_text("summary.json", json.dumps(asdict(result), default=str, indent=1))
-            except OSError as error:
-                self._log_failed("summary.json", str(error))
+            run_log.summarise(asdict(result))
             log.info("%s: %s, %d timesteps, %d episodes", result.status, reason, result.timesteps, result.episodes)
             self._report(result.status, "", result.reason)
             return result
@@ -274,7 +277,7 @@ class Trainer:
                 episodes=config.checkpoint_interval_episodes,
             )
         )
-        return callbacks
+        return [*callbacks, *(GuardedCallback(callback, self._given_up) for callback in self.callbacks)]
 
     def _learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
         config = self.config
@@ -387,14 +390,9 @@ class Trainer:
             self._report("failed", "", f"{type(error).__name__}: {error}")
             raise
 
-    def _log_failed(self, name: str, text: str) -> None:
-        log.warning("%s is given up, training goes on: %s", name, text)
-        self._emit(ErrorData(code="log_failed", message=f"{name} is given up: {text}"[:2000], detail={"log": name}))
-
-    def _write_text(self, name: str, text: str) -> None:
-        unfinished = self.run_dir / f".{name}.unfinished"
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, self.run_dir / name)
+    def _given_up(self, code: str, what: str, text: str) -> None:
+        log.warning("%s is given up, training goes on: %s", what, text)
+        self._emit(ErrorData(code=code, message=f"{what} is given up: {text}"[:2000], detail={"what": what}))
 
 
 def _derived_seed(seed: int, *stream: int) -> int:

@@ -5,6 +5,7 @@ from gymcast.training.callbacks.collapse import CollapseAlarmCallback, TrainingC
 from gymcast.training.callbacks.decisions import BotDecisionCallback, Decision, DecisionExplainer
 from gymcast.training.callbacks.episodes import EpisodeLogCallback
 from gymcast.training.callbacks.footage import FootageCallback
+from gymcast.training.callbacks.guarded import GuardedCallback
 from gymcast.training.callbacks.metrics import MetricsBroadcastCallback
 from gymcast.training.callbacks.progress import EpisodeStats, RunProgress
 from gymcast.training.callbacks.session import ProgressCallback, SessionControlCallback
@@ -18,6 +19,7 @@ __all__ = [
     "EpisodeLogCallback",
     "EpisodeStats",
     "FootageCallback",
+    "GuardedCallback",
     "MetricsBroadcastCallback",
     "ProgressCallback",
     "RunProgress",
