@@ -76,6 +76,11 @@ class Cli:
         """What a person does: the terminal sends SIGINT to its foreground process group."""
         os.write(self._master, b"\x03")
 
+    def hang_up(self) -> None:
+        """Close the terminal, as closing its window does: the system sends SIGHUP."""
+        os.close(self._master)
+        self._master = -1
+
     def finish(self, seconds: float = 60.0) -> int:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + seconds
@@ -107,7 +112,8 @@ class Cli:
         for pid, created in self._seen.items():
             if _alive(pid, created) is not None:
                 os.kill(pid, signal.SIGKILL)
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
 
 def _alive(pid: int, created: float) -> str | None:

@@ -142,9 +142,30 @@ async def test_a_failed_start_says_why(tmp_path: Path) -> None:
         assert "did you mean 'n_steps'" in ended.reason
 
 
-async def test_a_worker_killed_by_the_system_is_a_failure(tmp_path: Path) -> None:
+async def test_a_killed_worker_is_followed_by_one_that_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     async with managing(tmp_path) as manager:
-        record = await manager.create_session(endless())
+        record = await manager.create_session(endless(checkpoint_interval_steps=512))
+        session_id = record.session_id
+        first = await process_of(manager, session_id)
+        await settled(manager, session_id, lambda record: record.timesteps > 1024)  # a checkpoint comes every 512
+        first.send_signal(signal.SIGKILL)
+        again = await settled(manager, session_id, lambda record: record.attempts == 2 and record.status == "running")
+        assert again.reason is None or "resumed from step-" in again.reason
+        assert manager.worker_pids[session_id] != first.pid
+        assert "resumed from step-" in (manager.runs_dir / session_id / "log.txt").read_text()
+        moves = [move["to_status"] for move in await manager.storage.transitions(session_id)]
+        assert moves == ["queued", "starting", "running", "retrying", "starting", "running"]
+        assert (await asyncio.wait_for(_stopped(manager, session_id), 60)).status == "cancelled"
+
+
+async def _stopped(manager: SessionManager, session_id: str) -> SessionRecord:
+    await manager.stop_session(session_id, urgent=True)
+    return await manager.wait(session_id)
+
+
+async def test_a_worker_killed_too_often_is_a_failure(tmp_path: Path) -> None:
+    async with managing(tmp_path) as manager:
+        record = await manager.create_session(endless(max_retries=0))
         (await process_of(manager, record.session_id)).send_signal(signal.SIGKILL)
         ended = await asyncio.wait_for(manager.wait(record.session_id), 20)
         assert ended.status == "failed"

@@ -220,7 +220,9 @@ class TrainingConfig(_ConfigModel):
     )
     spectator_enabled: bool = Field(default=True, description="send footage and decisions for viewers")
     auto_cleanup: bool = Field(default=True, description="delete all but the newest and the best checkpoints")
-    max_retries: Annotated[int, Field(ge=0, le=100)] = Field(default=3, description="new attempts after a failure")
+    max_retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=3, description="new attempts, each from the newest good checkpoint, after a training process was killed"
+    )
 
     # Checkpoints and evaluation
     checkpoint_interval_minutes: Annotated[float, Field(gt=0, le=10_080, allow_inf_nan=False)] | None = Field(

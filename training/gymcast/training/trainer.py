@@ -123,11 +123,7 @@ class Trainer:
         """
         config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with (
-            self.signals,
-            RunLog(self.run_dir, self._given_up) as run_log,
-            self._failures_reported(),
-        ):
+        with RunLog(self.run_dir, self._given_up) as run_log, self.signals, self._failures_reported():
             log.info("training %s with %s in %s", config.env_id, config.algorithm, self.run_dir)
             write_text(self.run_dir / "config.yaml", config.to_yaml())
             self.checkpoints = self._checkpoint_manager()

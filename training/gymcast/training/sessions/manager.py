@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from gymcast.training.storage import ACTIVE, TERMINAL, NotFoundError, SessionRec
 from gymcast.training.storage.errors import StateError, StorageError
 
 from .leftovers import deliver_leftovers
-from .process import WorkerExit, WorkerProcess, creation_time, is_alive
+from .process import WorkerExit, WorkerProcess, creation_time, outcome, someone_watches
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +40,7 @@ class _Managed:
     resume: bool
     priority: int
     worker: WorkerProcess | None = None
+    retries: int = 0
     stop_reason: str | None = None
     """Why it is to end; ``None`` while nobody has asked for it."""
     watcher: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class SessionManager:
                 cursor=cursor, limit=1000, statuses=[*ACTIVE, "queued", "retrying"]
             )
             for record in records:
-                if record.kind == "managed" and not _someone_watches(record.resources or {}):
+                if record.kind == "managed" and not someone_watches(record.resources or {}):
                     await self._abandon(record)
             if cursor is None:
                 return
@@ -249,7 +249,8 @@ class SessionManager:
 
     async def _run(self, managed: _Managed) -> None:
         try:
-            await self._run_worker(managed)
+            while await self._run_worker(managed):
+                managed.resume = True
         except StorageError as error:
             log.error("session %s: its state could not be stored: %s", managed.session_id, error)
         finally:
@@ -257,7 +258,8 @@ class SessionManager:
                 managed.worker.kill()
             await self._forget(managed)
 
-    async def _run_worker(self, managed: _Managed) -> None:
+    async def _run_worker(self, managed: _Managed) -> bool:
+        """One attempt, from its start to its end; true when there is to be another one."""
         session_id = managed.session_id
         record = await self.storage.get_session(session_id)
         await self.storage.update_session(session_id, status="starting", attempts=record.attempts + 1)
@@ -271,7 +273,7 @@ class SessionManager:
             )
         except OSError as error:
             await self._settle(session_id, "failed", f"the worker could not be started: {error}")
-            return
+            return False
         worker = managed.worker
         if managed.stop_reason is not None:
             worker.terminate()
@@ -282,10 +284,30 @@ class SessionManager:
             # A database that cannot be written (disk full) is no reason to end a training that runs.
             log.warning("session %s: its process id could not be stored: %s", session_id, error)
         result = await worker.wait()
-        status, reason = _outcome(result, managed.stop_reason is not None)
+        if await self._tries_again(managed, result):
+            return True
+        status, reason = outcome(result, managed.stop_reason is not None)
         if status == "failed" and (last := worker.log_tail()):
             reason = f"{reason}: {last}"
         await self._settle(session_id, status, reason, managed.stop_reason)
+        return False
+
+    async def _tries_again(self, managed: _Managed, result: WorkerExit) -> bool:
+        """Whether a worker that was killed (a crash, the system out of memory) is followed by another one.
+
+        An error that a worker has reported itself would only come again.
+        """
+        if not result.killed or managed.stop_reason is not None or managed.retries >= managed.config.max_retries:
+            return False
+        managed.retries += 1
+        again = f"attempt {managed.retries + 1} of {managed.config.max_retries + 1} goes on from the newest checkpoint"
+        await deliver_leftovers(self.storage, managed.session_id, managed.run_dir, with_status=False)
+        try:
+            reason = f"{result.describe()}; {again}"
+            await self.storage.update_session(managed.session_id, status="retrying", reason=reason)
+        except StateError:
+            return False  # it had reported its end before
+        return True
 
     async def _settle(self, session_id: str, status: str, reason: str | None, stop_reason: str | None = None) -> None:
         """Store the end of a session; the end its worker has reported stands, but for the reason of a stop.
@@ -356,24 +378,6 @@ class SessionManager:
         except (OSError, ValueError, KeyError, TypeError, NotFoundError):
             return None
         return record if record.status in TERMINAL else None
-
-
-def _outcome(result: WorkerExit, stop_asked: bool) -> tuple[str, str | None]:
-    """The status that a worker's exit means when it reported none itself, and the reason."""
-    if result.code == 0:
-        return ("cancelled", "stopped before its goal") if stop_asked else ("completed", None)
-    if stop_asked:
-        return "cancelled", f"stopped: {result.describe()}"
-    if result.by_signal:
-        return "cancelled", f"stopped by a signal: {result.describe()}"
-    return "failed", result.describe()
-
-
-def _someone_watches(resources: Mapping[str, Any]) -> bool:
-    server, worker = resources.get("server_pid"), resources.get("pid")
-    if isinstance(server, int) and is_alive(server, resources.get("server_created")):
-        return True
-    return isinstance(worker, int) and is_alive(worker, resources.get("pid_created"))
 
 
 def _public(config: TrainingConfig) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import psutil
 
@@ -30,6 +31,11 @@ class WorkerExit:
     def by_signal(self) -> bool:
         """Whether it ended because of SIGINT or SIGTERM, with or without handling it."""
         return self.code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it that nobody sends to ask for an end: a crash, or the system out of memory."""
+        return self.code < 0 and not self.by_signal
 
     def describe(self) -> str:
         """For people: ``exit code 1`` or ``killed by SIGKILL``."""
@@ -146,3 +152,22 @@ def is_alive(pid: int, created: float | None) -> bool:
         )
     except psutil.NoSuchProcess:
         return False
+
+
+def outcome(result: WorkerExit, stop_asked: bool) -> tuple[str, str | None]:
+    """The status that a worker's exit means when it reported none itself, and the reason."""
+    if result.code == 0:
+        return ("cancelled", "stopped before its goal") if stop_asked else ("completed", None)
+    if stop_asked:
+        return "cancelled", f"stopped: {result.describe()}"
+    if result.by_signal:
+        return "cancelled", f"stopped by a signal: {result.describe()}"
+    return "failed", result.describe()
+
+
+def someone_watches(resources: Mapping[str, Any]) -> bool:
+    """Whether the server or the worker of a session, as its ``resources`` name them, is alive."""
+    server, worker = resources.get("server_pid"), resources.get("pid")
+    if isinstance(server, int) and is_alive(server, resources.get("server_created")):
+        return True
+    return isinstance(worker, int) and is_alive(worker, resources.get("pid_created"))
