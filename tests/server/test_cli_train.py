@@ -124,7 +124,13 @@ def test_checkpoints_go_where_they_are_wanted_and_by_episodes(tmp_path: Path) ->
     assert result["games"] == 2
 
 
-def test_a_target_ends_the_training(tmp_path: Path) -> None:
+def test_a_target_ends_the_training_which_is_watched_in_the_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
     last = events(
         gymcast(
             tmp_path, "train", "CartPole-v1", "--target-reward", "9", "--total-timesteps", "1000000", "--render",
@@ -133,6 +139,7 @@ def test_a_target_ends_the_training(tmp_path: Path) -> None:
     )[-1]  # fmt: skip
     assert (last["status"], last["reason"]) == ("completed", "target_reward reached")
     assert 100 <= last["episodes"] < 400 and last["timesteps"] < 20_000
+    assert opened.read_text().strip() == last["page"]
 
 
 @pytest.mark.parametrize("output", [(), ("--json",)], ids=["text", "json"])
