@@ -2,10 +2,11 @@
 
     python benchmarks/train_sps.py [--repeats 3] [--rollouts 3]
 
-Same game, network, batch size, epochs and samples per rollout (from the archers preset) in every case; only the way of
-stepping and the number of lanes differ. Every case runs in a process of its own, in turn, `--repeats` times; samples/s
-is collecting and training together, over whole rollouts after one that is not counted. The table shows medians, the
-ratio to SB3's SubprocVecEnv, game-seconds simulated per wall-second, and peak memory of the training process.
+Same game, network, batch size, epochs and samples per rollout (from the archers preset) in every case; the way of
+stepping and the number of lanes differ, and where it is said the precision and the algorithm. Every case runs in a
+process of its own, in turn, `--repeats` times; samples/s is collecting and training together, over whole rollouts after
+one that is not counted. The table shows medians, the ratio to SB3's SubprocVecEnv, game-seconds simulated per
+wall-second, and peak memory of the training process.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import gymcast.envs  # noqa: F401 - registers the games, in the processes of Sub
 from _common import interleave, machine, median, table
 
 CASES = {
-    "gymcast, 2,048 lanes": ("gymcast", 2048),
-    "gymcast, 8 lanes": ("gymcast", 8),
+    "gymcast, the archers preset as it is (MaskablePPO, 1,024 lanes)": ("preset", 1024),
+    "gymcast PPO, 2,048 lanes": ("auto", 2048),
+    "gymcast PPO, float32, 2,048 lanes": ("float32", 2048),
+    "gymcast PPO, float32, 8 lanes": ("float32", 8),
     "SB3 PPO on SubprocVecEnv, 8 processes": ("subproc", 8),
     "SB3 PPO on DummyVecEnv, 8 lanes": ("dummy", 8),
 }
@@ -38,23 +41,28 @@ def measure(kind: str, lanes: int, rollouts: int) -> dict[str, float]:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+    from gymcast.training.compute import keep_freed_memory
     from gymcast.training.config import TrainingConfig
     from gymcast.training.models import build_model, torch_threads
     from gymcast.training.policies import policy_kwargs
     from gymcast.training.schedules import resolve_schedules
     from gymcast.training.vec_env import make_training_vec_env
 
-    config = TrainingConfig.preset("archers")
+    config = TrainingConfig.preset("archers", **({} if kind == "preset" else {"algorithm": "ppo"}))
     settings: dict[str, Any] = resolve_schedules(dict(config.hyperparameters))
     samples = config.parallel_episodes * settings["n_steps"]
     settings["n_steps"] = samples // lanes
-    if kind == "gymcast":
+    if kind in ("preset", "auto", "float32"):
+        keep_freed_memory()
         env = make_training_vec_env(config.env_id, lanes, 0, options=config.env_kwargs)
-        model = build_model(config.model_copy(update={"hyperparameters": settings}), env, 0)
+        precision = "float32" if kind == "float32" else config.precision
+        config = config.model_copy(update={"hyperparameters": settings, "precision": precision})
+        model = build_model(config, env, 0)
     else:
         vec_env_cls = SubprocVecEnv if kind == "subproc" else DummyVecEnv
         env = make_vec_env(config.env_id, lanes, seed=0, vec_env_cls=vec_env_cls, env_kwargs=dict(config.env_kwargs))
         network = policy_kwargs(config.network, config.algorithm)
+        network.pop("optimizer_kwargs")
         model = PPO("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=network, **settings)
     th.set_num_threads(torch_threads(config, model))
 

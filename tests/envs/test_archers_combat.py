@@ -252,12 +252,12 @@ def test_of_three_only_the_best_alone_wins() -> None:
 # ------------------------------------------------------------------------------------------------------------ rewards
 
 
-@pytest.mark.parametrize("scheme", ["kills", "shaped"])
-def test_a_kill_is_worth_one_to_both(scheme: str) -> None:
+@pytest.mark.parametrize(("scheme", "death"), [("kills", 1.0), ("shaped", kernels.SHAPED_DEATH)])
+def test_a_kill_is_worth_one_and_costs_the_victim(scheme: str, death: float) -> None:
     stage = duel(reward=scheme)
     stage.r["quiver"][1] = 0  # so that no arrow is dropped
     hit(stage)
-    assert stage.rewards == [1.0, -1.0]
+    assert stage.rewards == [1.0, -death]
 
 
 def test_sparse_rewards_are_of_the_end_only() -> None:
@@ -274,7 +274,7 @@ def test_the_end_adds_the_match_to_the_shaped_reward() -> None:
     stage = duel(kills_to_win=1, reward="shaped")
     stage.r["quiver"][1] = 0
     hit(stage)
-    assert stage.rewards == [1.0 + kernels.SHAPED_MATCH, -1.0 - kernels.SHAPED_MATCH]
+    assert stage.rewards == [1.0 + kernels.SHAPED_MATCH, -kernels.SHAPED_DEATH - kernels.SHAPED_MATCH]
 
 
 def test_the_end_adds_nothing_to_kills_and_truncation_nothing_to_any() -> None:
@@ -302,7 +302,7 @@ def test_the_shaped_scheme_counts_arrows_in_the_quiver() -> None:
     assert stage.rewards == pytest.approx([0.0, kernels.SHAPED_ARROW])
     stage.put(1, *SKY)
     hit(stage)  # the victim drops one
-    assert stage.rewards == pytest.approx([1.0, -1.0 - kernels.SHAPED_ARROW])
+    assert stage.rewards == pytest.approx([1.0, -kernels.SHAPED_DEATH - kernels.SHAPED_ARROW])
 
 
 @pytest.mark.parametrize("distance", [30.0, 60.0, 90.0, 130.0])

@@ -41,8 +41,9 @@ def test_the_terms_of_the_shaped_reward_are_those_of_the_code() -> None:
     section = PAGE[PAGE.index('`"shaped"` (default)') : PAGE.index("## Scripted archers")]
     numbers = {
         name: [float(n) for n in re.findall(r"\d+(?:\.\d+)?", value)]
-        for name, value in re.findall(r"^\| (match|arrow|near miss) \| (.*?) \|", section, re.M)
+        for name, value in re.findall(r"^\| (kill|death|match|arrow|near miss) \| (.*?) \|", section, re.M)
     }
+    assert numbers["kill"] == [1.0] and numbers["death"] == [kernels.SHAPED_DEATH], "docs/archers.md: SHAPED_DEATH"
     assert numbers["match"] == [kernels.SHAPED_MATCH, kernels.SHAPED_MATCH], "docs/archers.md: SHAPED_MATCH"
     assert numbers["arrow"] == [kernels.SHAPED_ARROW, kernels.SHAPED_ARROW], "docs/archers.md: SHAPED_ARROW"
     assert numbers["near miss"] == [kernels.SHAPED_NEAR, 1.0, kernels.NEAR, 0.0], "docs/archers.md: SHAPED_NEAR"

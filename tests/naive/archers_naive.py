@@ -284,7 +284,8 @@ class Match:
         if victim.quiver > 0:
             self.leave_quiver(seat, Arrow(victim.x, victim.y, 0.0, 0.0, "falling", seat))
         self.pay(killer, 1.0, "kills", "shaped")
-        self.pay(seat, -1.0, "kills", "shaped")
+        self.pay(seat, -1.0, "kills")
+        self.pay(seat, -settings.SHAPED_DEATH, "shaped")
 
     # ------------------------------------------------------------------------------------------- what a seat is shown
 

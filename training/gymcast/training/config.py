@@ -398,14 +398,18 @@ def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     if any(name in overrides for name in _LIMIT_FIELDS):
         for name in _LIMIT_FIELDS:
             merged.pop(name, None)
-    wanted = str(overrides.get("algorithm", merged["algorithm"]))
-    if wanted.removeprefix("maskable_").removeprefix("recurrent_") != merged["algorithm"]:
+    if _family(overrides.get("algorithm", merged["algorithm"])) != _family(merged["algorithm"]):
         merged.pop("hyperparameters", None)
     for name, value in overrides.items():
         if name in _MERGED_FIELDS and isinstance(value, Mapping):
             value = {**(merged.get(name) or {}), **(_snake(value) if name in ("network", "normalize") else value)}
         merged[name] = value
     return merged
+
+
+def _family(algorithm: Any) -> str:
+    """Algorithms of a family take the same hyperparameters."""
+    return str(algorithm).removeprefix("maskable_").removeprefix("recurrent_")
 
 
 def describe_problems(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:

@@ -65,7 +65,8 @@ MASK_SIZE = sum(ACTION_NVEC)
 
 SPARSE, KILLS, SHAPED = 0, 1, 2
 REWARDS = ("sparse", "kills", "shaped")
-# The shaped scheme: kills and deaths as in KILLS, and
+# The shaped scheme: +1 per kill as in KILLS, and
+SHAPED_DEATH = 0.5  # lost per death: less than a kill brings, or archers learn to hide and time runs out
 SHAPED_MATCH = 1.0  # won (+) or lost (-)
 SHAPED_ARROW = 0.02  # per arrow that comes into (+) or leaves (-) the quiver: sums to zero over a round trip
 SHAPED_NEAR = 0.4  # at most, for an arrow that came close to a foe: falls linearly to 0 at NEAR px
@@ -531,7 +532,7 @@ def _kill(r: Any, rules: Rules, p: int, killer: int) -> None:
         r.arrow_age[a] = 0
     if rules.reward != SPARSE:
         r.reward[killer] += 1.0
-        r.reward[p] -= 1.0
+        r.reward[p] -= SHAPED_DEATH if rules.reward == SHAPED else 1.0
 
 
 @kernel
