@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import resource
+import signal
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from gymcast.server import display as display_module
+from gymcast.server.cli_run import StorageTrouble
 from gymcast.server.cli_view import RunView, clock, sparkline
 from gymcast.server.display import GuardedDisplay, JsonDisplay, LiveDisplay, PlainDisplay, render
 from gymcast.training.events import (
@@ -21,7 +26,7 @@ from gymcast.training.events import (
     TrainingMetricsData,
     event_type_of,
 )
-from gymcast.training.storage import Committed
+from gymcast.training.storage import Committed, Storage, StorageError
 
 URL = "http://127.0.0.1:8000/#/session/abc"
 
@@ -121,6 +126,26 @@ def test_the_same_trouble_is_told_once_a_minute(view: RunView) -> None:
     full = ErrorData(code="checkpoint_failed", message="checkpoint not written: disk full")
     tell(view, full, full, ErrorData(code="events_dropped", message="3 events found no room"), full)
     assert view.warnings == ["checkpoint not written: disk full", "3 events found no room"]
+
+
+async def test_a_database_that_refuses_to_store_is_told_in_the_terminal(view: RunView, tmp_path: Path) -> None:
+    storage = await Storage.open(f"sqlite:///{tmp_path / 'small.db'}")
+    trouble = StorageTrouble(view)
+    logging.getLogger("gymcast.training.storage").addHandler(trouble)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))  # what a full disk does to a writer
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(StorageError):
+            await storage.create_session(kind="managed", session_id="s", algorithm="ppo")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+        logging.getLogger("gymcast.training.storage").removeHandler(trouble)
+        await storage.close()
+    (told,) = view.warnings
+    assert told.startswith("the database does not keep what happens now: a transaction failed: ")
+    assert "\n" not in told
 
 
 def test_plain_lines_and_summary(view: RunView) -> None:

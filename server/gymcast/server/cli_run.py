@@ -25,6 +25,7 @@ from gymcast.training.config import INITIAL_FILE
 from gymcast.training.events import RESUMED, TrainingStatusData
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed
+from gymcast.training.storage import __name__ as storage_package
 
 _TICK_SECONDS: Final = 0.25
 _LOG_BYTES: Final = 5_000_000
@@ -98,11 +99,15 @@ async def _train(
                     display.note(f"{reason[:1].upper()}{reason[1:]}")
 
     unlisten = server.storage.listen(take)
+    storage_log = logging.getLogger(storage_package)
+    trouble = StorageTrouble(view)
+    storage_log.addHandler(trouble)
     try:
         await _follow(session_id, manager, display, stops, lambda: view.status not in ("queued", "starting"))
         view.apply(Committed(session_id, await server.storage.get_session(session_id)))
         display.finish()
     finally:
+        storage_log.removeHandler(trouble)
         unlisten()
         display.close()
     if stops.count:
@@ -115,6 +120,19 @@ async def _train(
         if stops.exit_code != 130:
             return stops.exit_code
     return EXIT_FAILED if view.status == "failed" else EXIT_DONE
+
+
+class StorageTrouble(logging.Handler):
+    """Shows what the storage logs as an error: a database that refuses to store cannot bring its own warnings."""
+
+    def __init__(self, view: RunView) -> None:
+        super().__init__(logging.ERROR)
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first line; what follows in it is the statement that failed."""
+        said = record.getMessage().splitlines()[0][:200]
+        self._view.warn("storage", f"the database does not keep what happens now: {said}")
 
 
 async def _follow(

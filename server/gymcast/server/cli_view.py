@@ -99,14 +99,17 @@ class RunView:
             self.timesteps, self.episodes = record.timesteps, record.current_episode
 
     def _warn(self, data: ErrorData) -> None:
-        """Keep a warning; a disk that is full says so with every checkpoint, which is worth a line a minute."""
         self.refused = self.refused or data.code == "bad_config"
         if data.code in _SAID_BY_THE_REASON:
             return
-        last = self._warned.get(data.code)
+        self.warn(data.code, data.message)
+
+    def warn(self, code: str, message: str) -> None:
+        """Keep a warning; a disk that is full says so with every checkpoint, which is worth a line a minute."""
+        last = self._warned.get(code)
         if last is None or time.monotonic() - last >= _SAME_WARNING_SECONDS:
-            self._warned[data.code] = time.monotonic()
-            self.warnings.append(data.message)
+            self._warned[code] = time.monotonic()
+            self.warnings.append(message)
 
     @property
     def ended(self) -> bool:
