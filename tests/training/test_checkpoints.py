@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 
 from gymcast.training.checkpoints import (
+    ARRAYS_FILE,
     MANIFEST,
     MODEL_FILE,
     CheckpointError,
     CheckpointManager,
+    load_arrays,
     load_state,
     load_tensors,
+    tensors_sha256,
     verify,
 )
 
@@ -155,3 +161,103 @@ def test_a_process_killed_while_saving_leaves_the_last_checkpoint(tmp_path: Path
     newest = CheckpointManager(tmp_path).newest()
     assert newest is not None and newest.timesteps == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pruning_keeps_to_a_size(tmp_path: Path) -> None:
+    one = save(CheckpointManager(tmp_path / "one"), 1).bytes
+    manager = CheckpointManager(tmp_path / "all", keep=None, max_bytes=3 * one + 100)
+    for timesteps, score in [(1, 5.0), (2, 50.0), (3, 7.0), (4, 9.0), (5, 8.0)]:
+        save(manager, timesteps, score)
+    assert [checkpoint.timesteps for checkpoint in manager.list()] == [2, 4, 5]
+    # The newest and the best one stay whatever they take.
+    manager.max_bytes = 1
+    manager.prune()
+    assert [checkpoint.timesteps for checkpoint in manager.list()] == [2, 5]
+
+
+def test_many_at_the_same_step_keep_their_order(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep=None)
+    saved = [save(manager, 1) for _ in range(12)]
+    assert manager.list() == saved and manager.newest() == saved[-1]
+
+
+def test_it_tells_what_it_skipped_and_why(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path)
+    good, cut_off, changed = save(manager, 1), save(manager, 2), save(manager, 3)
+    (cut_off.path / MANIFEST).write_text("{")
+    (changed.path / MODEL_FILE).write_bytes(b"other")
+    found = manager.find_newest()
+    assert found.checkpoint == good
+    assert [name for name, _ in found.skipped] == [changed.path.name, cut_off.path.name]
+    assert f"SHA-256 of {changed.path / MODEL_FILE} differs" in found.skipped[0][1]
+    assert str(found).startswith(f"{good.path.name}; {changed.path.name} skipped: SHA-256")
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import torch as th
+from gymcast.training.checkpoints import CheckpointManager
+folder, name, first = sys.argv[1:]
+log = Path(folder, "..", "log.txt")
+def note(what):
+    with open(log, "a") as file:
+        file.write(f"{what} {name}\\n")
+def write(unfinished):
+    note("begin")
+    time.sleep(0.2)
+    note("end")
+manager = CheckpointManager(folder, keep=None)
+for step in range(3):
+    manager.save({"w": th.zeros(5)}, {}, timesteps=int(first) + step, episodes=0, reason="interval", write_files=write)
+"""
+
+
+def test_two_writers_never_write_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    commands = [[sys.executable, "-c", WRITER, str(folder), name, first] for name, first in (("a", "10"), ("b", "20"))]
+    writers = [subprocess.Popen(command) for command in commands]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    notes = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert len(notes) == 12 and {name for _, name in notes} == {"a", "b"}
+    for begin, end in zip(notes[::2], notes[1::2], strict=True):
+        assert (begin[0], end[0]) == ("begin", "end") and begin[1] == end[1]
+    assert len(CheckpointManager(folder, keep=None).list()) == 6
+
+
+def test_a_second_writer_in_another_thread_waits(tmp_path: Path) -> None:
+    manager = CheckpointManager(tmp_path, keep=None)
+    writing, order = threading.Event(), []
+
+    def slow(folder: Path) -> None:
+        writing.set()
+        time.sleep(0.2)
+        order.append("first")
+
+    thread = threading.Thread(target=lambda: save(manager, 1, write_files=slow))
+    thread.start()
+    assert writing.wait(10)
+    save(manager, 2, write_files=lambda folder: order.append("second"))
+    thread.join()
+    assert order == ["first", "second"] and len(manager.list()) == 2
+
+
+def test_the_hash_of_tensors_tells_values_types_and_names_apart() -> None:
+    base = {"a": th.zeros(2), "b": [{"step": 1}]}
+    assert tensors_sha256(base) == tensors_sha256({"b": [{"step": 1}], "a": th.zeros(2)})
+    others: list[dict[str, Any]] = [
+        {"a": th.tensor([0.0, -0.0]), "b": [{"step": 1}]},
+        {"a": th.zeros(2, dtype=th.float64), "b": [{"step": 1}]},
+        {"a": th.zeros(1, 2), "b": [{"step": 1}]},
+        {"c": th.zeros(2), "b": [{"step": 1}]},
+        {"a": th.zeros(2), "b": [{"step": 2}]},
+    ]
+    assert len({tensors_sha256(value) for value in [base, *others]}) == 6
+
+
+def test_arrays_that_are_pickles_are_not_loaded(tmp_path: Path) -> None:
+    checkpoint = save(CheckpointManager(tmp_path), 1, arrays={"x": np.arange(3)})
+    assert load_arrays(checkpoint)["x"].tolist() == [0, 1, 2]
+    np.savez(checkpoint.path / ARRAYS_FILE, x=np.array([{"an": "object"}], dtype=object))
+    with pytest.raises(CheckpointError, match="arrays alone"):
+        load_arrays(checkpoint)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # Limits stand for one another: one that is named in a stronger place (an option over a file) replaces all of them.
 _LIMITS: Final = ("max_minutes", "total_timesteps", "max_episodes")
-_MERGED: Final = ("env_kwargs", "hyperparameters", "network")
+_MERGED: Final = ("env_kwargs", "hyperparameters", "network", "normalize")
 LIMIT_OPTIONS: Final = {
     "max_minutes": ("--minutes", "3"),
     "total_timesteps": ("--total-timesteps", "1000000"),
@@ -40,6 +40,8 @@ _RESUMABLE: Final = (
     "checkpoint_interval_steps",
     "checkpoint_interval_episodes",
     "checkpoints_kept",
+    "checkpoints_max_mb",
+    "checkpoint_evaluation_games",
     "footage_seconds",
     "metrics_hz",
     "auto_cleanup",
@@ -223,7 +225,9 @@ def progress_of(run_dir: Path) -> dict[str, float]:
 
 def checkpoints_of(run_dir: Path) -> list[Path]:
     """The folders of a run's checkpoints, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step-*"))
+    found = (run_dir / "checkpoints").glob("step-*")
+    # Several of the same step are numbered from the second on: step-5, step-5-2, step-5-10.
+    return sorted(found, key=lambda path: [int(number) for number in path.name.split("-")[1:] if number.isdigit()])
 
 
 def _problems(title: str, problems: Iterable[tuple[str, str]]) -> UserError:

@@ -154,6 +154,7 @@ def _print_result(report: ResumeReport) -> None:
         typer.echo(f"  note: {note}")
     decisions = f"{report.timesteps[0]:,} and {report.timesteps[1]:,} decisions, {report.seconds:.0f} s"
     if report.equal:
-        typer.echo(f"Equal: {len(report.kills)} kills changed nothing ({decisions}).")
+        kills = f"{len(report.kills)} kill{'' if len(report.kills) == 1 else 's'}"
+        typer.echo(f"Equal: {kills} changed nothing ({decisions}).")
     else:
         typer.echo(f"NOT equal: the resumed run went another way ({decisions}).")
