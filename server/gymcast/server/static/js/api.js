@@ -45,6 +45,12 @@ export const paths = {
   session,
   history: (id, points) => `${session(id)}/history?points=${points}`,
   replays: (id) => `${session(id)}/replays?limit=100`,
+  logged: (id, choice, cursor) => {
+    const query = new URLSearchParams({ kind: "logged", limit: "20", order: choice.order });
+    if (choice.outcome) query.set("outcome", choice.outcome);
+    if (cursor) query.set("cursor", cursor);
+    return `${session(id)}/replays?${query}`;
+  },
   checkpoints: (id) => `${session(id)}/checkpoints?limit=20`,
   evaluations: (id) => `${session(id)}/evaluations?limit=50`,
   frames: (replayId) => `/api/replays/${encodeURIComponent(replayId)}/frames`,

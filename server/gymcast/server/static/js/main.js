@@ -2,6 +2,7 @@
 
 import { byId, clearNotice, notice, setText } from "./dom.js";
 import { Charts } from "./charts.js";
+import { EpisodeList } from "./episodes.js";
 import { Graphs } from "./graphs.js";
 import { Mind } from "./mind.js";
 import { Overview } from "./overview.js";
@@ -49,8 +50,9 @@ class Page {
     this.charts = new Charts();
     this.graphs = new Graphs(this.charts);
     this.mind = new Mind();
+    this.episodes = new EpisodeList();
     this.player = new Player({
-      moment: (footage, t) => footage && this.mind.showAt(footage.decisionAt(t), t),
+      moment: (footage, t) => footage && this.#considered(footage, t),
       link: (replay, t) => replayHash(this.watch.id, replay, t),
     });
     this.list = new SessionList((sessions) => this.#listed(sessions));
@@ -73,11 +75,17 @@ class Page {
     }
   }
 
+  #considered(footage, t) {
+    if (footage.decisions.length) this.mind.showAt(footage.decisionAt(t), t);
+    else this.mind.showNone();
+  }
+
   #open(id, replay) {
     this.watch?.close();
     this.player.reset();
     this.player.follow = !replay;
     this.mind.clear();
+    this.episodes.show(id);
     clearNotice("session");
     this.list.select(id);
     byId("empty").hidden = true;

@@ -7,6 +7,9 @@ const COMPASS = ["E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "
 const MOST_BARS = 9;
 const ROSE_RADIUS = 84;
 
+const WAITING = "Action probabilities appear here as soon as the bot plays.";
+const NOT_KEPT = "What the bot considered was kept for footage only, not for every episode.";
+
 export class Mind {
   constructor() {
     this.rows = new Map(); // "group\nlabel" -> bar row
@@ -22,6 +25,7 @@ export class Mind {
     byId("mind-groups").replaceChildren();
     byId("mind-rose").hidden = true;
     byId("mind-empty").hidden = false;
+    setText(byId("mind-empty"), WAITING);
     for (const id of ["mind-value", "mind-confidence", "mind-action"]) setText(byId(id), "–");
     setText(byId("mind-moment"), "");
   }
@@ -30,6 +34,14 @@ export class Mind {
   showAt(decision, t) {
     if (!decision || decision === this.shown) return;
     this.show(decision, `at ${clock(t)}`);
+  }
+
+  /** Says that nothing is known of an episode's decisions. */
+  showNone() {
+    if (this.shown === NOT_KEPT) return;
+    this.clear();
+    this.shown = NOT_KEPT;
+    setText(byId("mind-empty"), NOT_KEPT);
   }
 
   /** Any decision; `moment` says when it was made. */

@@ -25,7 +25,10 @@ function decode(part) {
 
 export const sessionHash = (id) => `#/session/${encodeURIComponent(id)}`;
 
+/** Address of a replay, which plays from its beginning. */
+export const replayLink = (session, replay) => `${sessionHash(session)}/replay/${encodeURIComponent(replay)}`;
+
 /** Address of a moment in a replay, t in seconds. */
 export function replayHash(session, replay, t) {
-  return `${sessionHash(session)}/replay/${encodeURIComponent(replay)}?t=${t.toFixed(1)}`;
+  return `${replayLink(session, replay)}?t=${t.toFixed(1)}`;
 }

@@ -40,7 +40,8 @@ export function showCheckpoints(rows) {
   );
 }
 
-function fillTable(id, head, numeric, rows) {
+/** Fills an element with a table; columns in `numeric` are set to the right. */
+export function fillTable(id, head, numeric, rows) {
   const side = (index) => (numeric.includes(index) ? "number" : null);
   const header = make("tr", {}, ...head.map((text, index) => make("th", { scope: "col", class: side(index), text })));
   const body = rows.map((cells) => make("tr", {}, ...cells.map((cell, index) => make("td", { class: side(index) }, cell))));

@@ -136,6 +136,7 @@ export class SessionWatch {
   async #loadLists() {
     const what = "The session’s lists could not be read.";
     const answers = ["replays", "evaluations", "checkpoints"].map((name) => this.#get(paths[name](this.id), "lists", what));
+    this.page.episodes.refresh(true);
     const [replays, evaluations, checkpoints] = await Promise.all(answers);
     if (this.stopper.signal.aborted) return;
     if (replays) this.page.player.offer(replays.replays, FINAL.has(this.info.status));
@@ -181,6 +182,11 @@ export class SessionWatch {
     if (!this.page.player.footage) this.page.mind.show(data, "live");
   }
 
+  footage(data) {
+    this.page.player.offer([data]);
+    this.page.episodes.refresh(true);
+  }
+
   graph(data) {
     this.page.graphs.add(data, (metric) => this.known.has(metric));
   }
@@ -206,7 +212,7 @@ const RECEIVERS = {
   training_status: (watch, data) => watch.status(data),
   bot_decision: (watch, data) => watch.decision(data),
   graph_update: (watch, data) => watch.graph(data),
-  frame: (watch, data) => watch.page.player.offer([data]),
+  frame: (watch, data) => watch.footage(data),
   checkpoint: (watch, data, ts) => watch.listed("checkpoints", data, ts),
   evaluation: (watch, data, ts) => watch.listed("evaluations", data, ts),
   error: (watch, data) => watch.failed(data),
