@@ -67,7 +67,7 @@ class Found:
     skipped: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        chosen = "no checkpoint" if self.checkpoint is None else self.checkpoint.path.name
+        chosen = "the beginning (no checkpoint)" if self.checkpoint is None else self.checkpoint.path.name
         return "; ".join([chosen, *(f"{name} skipped: {why}" for name, why in self.skipped)])
 
 

@@ -334,7 +334,7 @@ class Trainer:
         checkpoint = found.checkpoint
         if checkpoint is None:
             log.warning("there is no checkpoint to resume from, training begins anew: %s", found)
-            self._report("starting", "compiling", f"{RESUMED}the beginning; {found}")
+            self._report("starting", "compiling", f"{RESUMED}{found}")
             return
         no_games, other_machine = resume_run(model, self.progress, checkpoint)
         if no_games is not None:
