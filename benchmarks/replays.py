@@ -132,8 +132,8 @@ def main() -> None:
                 f"{min(ratios):.3f} to {max(ratios):.3f}",
                 f"{one['cpu']:.2f} %",
                 f"{per_decision:.2f}",
-                f"{per_decision * one['length']:,.0f}",
-                f"{one['length']:,.0f}",
+                f"{per_decision * one['length']:,.0f}" if one["length"] else "-",  # no whole episode in the time
+                f"{one['length']:,.0f}" if one["length"] else "-",
             ]
         )
     head = ["lanes", "without", "with", "ratio", "range", "CPU", "bytes/decision", "bytes/episode", "decisions/episode"]
