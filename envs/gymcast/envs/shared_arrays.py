@@ -72,7 +72,10 @@ class SharedArrays:
             offset += _padded(shape, dtype)
         leaves = len(spec.observation)
         self.spec = spec
-        self.observations: tuple[list[NDArray[Any]], list[NDArray[Any]]] = (arrays[:leaves], arrays[leaves : 2 * leaves])
+        self.observations: tuple[list[NDArray[Any]], list[NDArray[Any]]] = (
+            arrays[:leaves],
+            arrays[leaves : 2 * leaves],
+        )
         """Two sets that steps write in turn: what a worker did not finish does not spoil the observations before."""
         rest = arrays[2 * leaves :]
         self.rewards: NDArray[np.float64] = rest[0]
@@ -104,7 +107,7 @@ def action_leaf(space: spaces.Space[Any]) -> Leaf | None:
 
 
 def mask_size(space: spaces.Space[Any]) -> int:
-    """Legal choices there are in an action space: as many as an action mask has entries. 0 where masks make no sense."""
+    """How many entries an action mask of this space has: one per choice; 0 where masks make no sense."""
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if isinstance(space, spaces.MultiDiscrete):

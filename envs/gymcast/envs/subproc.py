@@ -9,11 +9,10 @@ import pickle
 import select
 import signal
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -23,7 +22,18 @@ from gymcast.envs.shared_arrays import ArraySpec, SharedArrays
 from gymcast.envs.subproc_worker import FAILED, RAISED, Failure, WorkerStart, main
 
 _TRACEBACK_SECONDS = 0.3  # for a hanging worker to say where it hangs
+_LIFELINES: set[socket.socket] = set()  # ends whose closing ends a worker
 _IN_A_ROW = 5  # restarts of a worker without a completed step in between
+
+
+def _leave_lifelines() -> None:
+    """A child that was forked must not keep the workers of its parent alive."""
+    for lifeline in _LIFELINES:
+        lifeline.close()
+    _LIFELINES.clear()
+
+
+os.register_at_fork(after_in_child=_leave_lifelines)
 
 
 class WorkerError(RuntimeError):
@@ -80,7 +90,9 @@ class RestartBudget:
         if self.total is not None and self.spent >= self.total:
             raise WorkerError(f"the {self.total} restarts allowed (max_restarts) are spent")
         if len(self._recent) >= self.per_minute:
-            raise WorkerError(f"workers were started again {self.per_minute} times within a minute (max_restarts_per_minute)")
+            raise WorkerError(
+                f"workers were started again {self.per_minute} times within a minute (max_restarts_per_minute)"
+            )
         if in_a_row >= _IN_A_ROW:
             raise WorkerError(f"it was started again {in_a_row} times in a row without completing a step")
         self.spent += 1
@@ -113,27 +125,29 @@ class Worker:
         self.in_a_row = 0
         """Restarts since it last completed a step."""
         self._context: Any = multiprocessing.get_context(method)
-        self._by_signal = method == "forkserver"
         self._memory = memory
-        self._start = WorkerStart(number, lanes[0], cloudpickle.dumps(list(factories)), 0, False, episode_timeout)
+        pickled = tuple(cloudpickle.dumps(factory) for factory in factories)
+        self._start = WorkerStart(number, lanes[0], pickled, os.getpid(), episode_timeout)
         self.arrays: SharedArrays | None = None
         self.process: Any = None
         self._channel: Channel | None = None
+        self._lifeline: socket.socket
         self._pidfd = self._log = -1
 
     def start(self) -> None:
         """Start the process; `greet` waits for it."""
         ours, theirs = socket.socketpair()
-        by_signal = self._by_signal or threading.current_thread() is threading.main_thread()
-        start = replace(self._start, parent=os.getpid(), die_by_signal=by_signal)
+        self._lifeline, their_lifeline = socket.socketpair()
+        _LIFELINES.add(self._lifeline)
         # Not a daemon: environments may start processes of their own. Whoever holds this ends it before the exit.
         self.process = self._context.Process(
-            target=main, args=(theirs, start), daemon=False, name=f"gymcast-worker-{self.number}"
+            target=main, args=(theirs, their_lifeline, self._start), daemon=False, name=f"gymcast-worker-{self.number}"
         )
         try:
             self.process.start()
         finally:
             theirs.close()
+            their_lifeline.close()
         self._log = os.memfd_create("gymcast-worker-log")
         try:
             self._pidfd = os.pidfd_open(self.process.pid)
@@ -169,8 +183,9 @@ class Worker:
         try:
             message = self._channel.receive(seconds)
         except ChannelTimeout:
+            lane = self._busy_lane()  # before the signal, which may wake the environment
             self._ask_for_traceback()
-            raise self._down(f"it hangs: {doing} took longer than {seconds:g} s") from None
+            raise self._down(f"it hangs: {doing} took longer than {seconds:g} s", lane) from None
         except ChannelClosed:
             raise self._down(self._how_it_ended()) from None
         if message[:1] == FAILED:
@@ -215,6 +230,8 @@ class Worker:
             if fd >= 0:
                 os.close(fd)
         self._pidfd = self._log = -1
+        self._lifeline.close()
+        _LIFELINES.discard(self._lifeline)
 
     def _how_it_ended(self) -> str:
         if self._pidfd >= 0:
@@ -233,14 +250,18 @@ class Worker:
                 time.sleep(0.01)
             time.sleep(0.01)  # the rest of it
 
-    def _down(self, reason: str) -> WorkerDown:
+    def _busy_lane(self) -> int | None:
+        lane = -1 if self.arrays is None else int(self.arrays.current[self.number])
+        return lane if lane >= 0 else None
+
+    def _down(self, reason: str, lane: int | None = None) -> WorkerDown:
         """End the process and say what is known about why."""
         text = ""
         if self._log >= 0:
             text = os.pread(self._log, 65536, 0).decode("utf-8", errors="replace")
-        lane = None if self.arrays is None else int(self.arrays.current[self.number])
+        lane = self._busy_lane() if lane is None else lane
         self.end()
-        return WorkerDown(Failure(lane if lane is not None and lane >= 0 else None, reason, text, False))
+        return WorkerDown(Failure(lane, reason, text, False))
 
 
 def end_all(workers: Sequence[Worker], seconds: float) -> None:

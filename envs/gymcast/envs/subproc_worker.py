@@ -6,8 +6,8 @@ something are pickled. An exception in `step` or `reset` is reported with its tr
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
+import fcntl
 import os
 import pickle
 import select
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from gymcast.envs.channel import Channel, ChannelClosed
 from gymcast.envs.shared_arrays import ArraySpec, SharedArrays, mask_size, observation_leaves
 
 STEP, DONE, REPLY, RAISED, FAILED = b"s", b"d", b"r", b"e", b"f"
-_PR_SET_PDEATHSIG = 1
+_F_SETSIG = 10  # of Linux; Python has no name for it
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,10 @@ class WorkerStart:
 
     number: int
     first_lane: int
-    factories: bytes
-    """cloudpickle of a list of functions, each of which makes the environment of one lane."""
+    factories: tuple[bytes, ...]
+    """For each lane the cloudpickle of a function that makes its environment."""
     parent: int
-    die_by_signal: bool
-    """Whether the thread that starts the worker lives as long as the process: the kernel's death signal follows it."""
+    """Process id of the parent."""
     episode_timeout: float | None
 
 
@@ -62,12 +61,12 @@ class EnvFault(Exception):
     """An environment that breaks its contract: a wrong shape, NaN, spaces that change."""
 
 
-def main(sock: socket.socket, start: WorkerStart) -> None:
-    """Run a worker until its parent says or is gone."""
+def main(sock: socket.socket, lifeline: socket.socket, start: WorkerStart) -> None:
+    """Run a worker until its parent says so or is gone; nothing is ever sent over `lifeline`."""
     os.setpgid(0, 0)  # what the environments start can be ended with the worker; Ctrl-C is for the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _end_with_parent(start)
+    _end_with_parent(lifeline, start.parent)
     _, (memory, log), _, _ = socket.recv_fds(sock, 1, 2)
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log)
@@ -131,20 +130,26 @@ def _send(channel: Channel, kind: bytes, value: Any) -> None:
     channel.send(kind + data)
 
 
-def _end_with_parent(start: WorkerStart) -> None:
-    """End this process and what it started when the parent ends, whatever the environments are doing."""
+def _end_with_parent(lifeline: socket.socket, parent: int) -> None:
+    """End this process and what it started when the parent ends, whatever the environments are doing.
+
+    The kernel sends SIGKILL to the process group when the other end of the lifeline closes, even while an environment
+    keeps the interpreter's lock; the kernel's own "parent death signal" would follow the thread that started the
+    process. A thread watches the parent too, in case something that it forked holds the other end open.
+    """
     try:
-        parent = os.pidfd_open(start.parent)
+        watched = os.pidfd_open(parent)
     except ProcessLookupError:
         os._exit(1)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
     def watch() -> None:
-        select.select([parent], [], [])
+        select.select([watched, lifeline], [], [])
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="gymcast-parent-watch").start()
-    if start.die_by_signal:  # for environments that never let another thread run
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class Lanes:
@@ -159,10 +164,9 @@ class Lanes:
 
     def make(self) -> None:
         """Make the environments; raises what a factory raises, and EnvFault when lanes differ."""
-        factories: Sequence[Callable[[], Any]] = pickle.loads(self._start.factories)  # noqa: S301 - of this program
-        for lane, factory in enumerate(factories, self._start.first_lane):
+        for lane, factory in enumerate(self._start.factories, self._start.first_lane):
             self.current = lane
-            env = factory()
+            env = pickle.loads(factory)()  # noqa: S301 - from the process that started this one
             if not isinstance(env, gymnasium.Env):
                 raise EnvFault(f"the factory returned {type(env).__name__}, not a gymnasium.Env")
             self.envs.append(env)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gymcast.training.evaluate import wilson_interval as wilson_interval
     from gymcast.training.events import Event as Event
     from gymcast.training.policies import export_policy as export_policy
+    from gymcast.training.subproc import GymcastSubprocVecEnv as GymcastSubprocVecEnv
     from gymcast.training.trainer import Trainer as Trainer
     from gymcast.training.trainer import TrainingResult as TrainingResult
     from gymcast.training.vec_env import GameVecEnv as GameVecEnv
@@ -55,6 +56,7 @@ _HOMES = {
     "EventSink": "broadcast",
     "FootageCallback": "callbacks",
     "GameVecEnv": "vec_env",
+    "GymcastSubprocVecEnv": "subproc",
     "MetricsBroadcastCallback": "callbacks",
     "NetworkConfig": "config",
     "ResourceLimits": "config",

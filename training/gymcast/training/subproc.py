@@ -45,8 +45,9 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
 
     A worker that is killed, crashes, raises in ``step`` or ``reset``, or hangs is ended and started again. In that step
     its lanes are done, with reward 0 and ``info`` holding ``worker_restarted`` (true), ``TimeLimit.truncated`` (true),
-    ``terminal_observation`` (the last one it gave) and ``worker_failure`` (why); algorithms bootstrap from it as from any truncated episode. Other lanes only wait. An environment that breaks its contract (wrong shape
-    or dtype, NaN, changed spaces) is not healed: that raises ``WorkerError`` with the lane.
+    ``terminal_observation`` (the last one there was) and ``worker_failure`` (why): algorithms bootstrap as they do for
+    any truncated episode. Other lanes only wait. An environment that breaks its contract (wrong shape or dtype, NaN,
+    changed spaces) is not started again: that raises ``WorkerError`` with the lane.
 
     Args:
         env_fns: one function per lane that makes its environment; anything cloudpickle takes.

@@ -1,0 +1,396 @@
+"""Worker processes that die, hang or break their contract, and a parent that is killed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+from gymnasium import spaces
+
+from gymcast.envs.subproc import WorkerError, WorkerRestart
+from gymcast.training.subproc import GymcastSubprocVecEnv
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+LANES = 4
+
+
+class Walk(gym.Env[Any, Any]):
+    """A random walk; when `trigger` exists, the next step removes it and does `trouble`."""
+
+    def __init__(self, trigger: Path | None = None, trouble: Callable[[Any], Any] | None = None) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.trigger, self.trouble = trigger, trouble
+        self.length = 20
+        self.begun = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps, self.place = 0, self.np_random.normal(size=3).astype(np.float32)
+        self.begun += 1
+        return self.place.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        self.place += self.np_random.normal(size=3).astype(np.float32) * (1 + action)
+        result = self.place.copy(), float(self.place[0]), self.steps >= self.length, False, {}
+        if self.trigger is not None and self.trigger.exists():
+            self.trigger.unlink()
+            return self.trouble(self) or result  # type: ignore[misc]
+        return result
+
+
+def die(env: Walk) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault(env: Walk) -> None:
+    ctypes.string_at(0)
+
+
+def leave(env: Walk) -> None:
+    sys.exit(3)
+
+
+def raise_error(env: Walk) -> None:
+    raise ZeroDivisionError("the game fell over")
+
+
+def hang(env: Walk) -> None:
+    time.sleep(1000)
+
+
+def hang_with_the_interpreter(env: Walk) -> None:
+    ctypes.PyDLL(None).sleep(1000)  # keeps the interpreter's lock; a signal wakes it
+
+
+def stop(env: Walk) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fork_and_die(env: Walk) -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(1000)
+    assert env.trigger is not None
+    env.trigger.with_suffix(".child").write_text(str(child))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def flood_a_pipe_nobody_reads(env: Walk) -> None:
+    _, write = os.pipe()
+    os.dup2(write, 1)
+    while True:
+        os.write(1, b"noise " * 1000)
+
+
+def envs(trigger: Path | None = None, trouble: Any = None, lane: int = 1, **more: Any) -> GymcastSubprocVecEnv:
+    """Four lanes in two workers; lane 1 is the one that has trouble."""
+    functions = [
+        (lambda: Walk(trigger, trouble)) if number == lane and trigger is not None else Walk for number in range(LANES)
+    ]
+    return GymcastSubprocVecEnv(functions, n_workers=2, **more)
+
+
+def play(env: GymcastSubprocVecEnv, steps: int, trigger: Path | None = None) -> list[Any]:
+    """Step with actions that are always the same; the trigger is set before the eighth."""
+    rng = np.random.default_rng(0)
+    env.seed(7)
+    seen = [(env.reset(), None, None, None)]
+    for number in range(steps):
+        if trigger is not None and number == 7:
+            trigger.touch()
+        seen.append(env.step(rng.integers(0, 2, LANES)))  # type: ignore[arg-type]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said", "traced"),
+    [
+        (die, "SIGKILL", ""),
+        (segfault, "SIGSEGV", "segfault"),
+        (leave, "SystemExit: 3", "sys.exit(3)"),
+        (raise_error, "ZeroDivisionError: the game fell over", "raise_error"),
+        (hang, "hangs: a step took longer than 1 s", "in hang"),
+        (hang_with_the_interpreter, "hangs: a step took longer than 1 s", "in hang_with_the_interpreter"),
+        (stop, "hangs: a step took longer than 1 s", ""),
+        (fork_and_die, "SIGKILL", ""),
+        (flood_a_pipe_nobody_reads, "hangs: a step took longer than 1 s", "flood"),
+    ],
+)
+def test_a_worker_that_fails_is_started_again_and_others_are_as_if_nothing_was(
+    tmp_path: Path, trouble: Any, said: str, traced: str
+) -> None:
+    trigger = tmp_path / "now"
+    told: list[WorkerRestart] = []
+    calm, shaken = envs(), envs(trigger, trouble, step_timeout=1.0, on_restart=told.append)
+    try:
+        expected, found = play(calm, 30), play(shaken, 30, trigger)
+        # Direct children are the fork server and the resource tracker of multiprocessing, which outlive workers.
+        family = [one.pid for one in psutil.Process().children(recursive=True) if one.ppid() != os.getpid()]
+    finally:
+        calm.close()
+        shaken.close()
+    for (obs, rewards, dones, infos), (obs2, rewards2, dones2, infos2) in zip(expected[1:], found[1:], strict=True):
+        assert np.array_equal(obs[2:], obs2[2:])
+        assert np.array_equal(rewards[2:], rewards2[2:]) and np.array_equal(dones[2:], dones2[2:])
+        assert [info.keys() for info in infos[2:]] == [info.keys() for info in infos2[2:]]
+    obs, rewards, dones, infos = found[8]
+    last = found[7][0]
+    for lane in (0, 1):
+        assert dones[lane] and rewards[lane] == 0.0
+        assert infos[lane]["worker_restarted"] and infos[lane]["TimeLimit.truncated"]
+        assert np.array_equal(infos[lane]["terminal_observation"], last[lane])
+        assert said in infos[lane]["worker_failure"]
+        assert not np.array_equal(obs[lane], found[0][0][lane]), "the new episode has another seed than the first"
+    assert not any("worker_restarted" in info for step in (*found[1:8], *found[9:]) for info in step[3])
+    assert [restart.lanes for restart in told] == [(0, 1)] and shaken.n_restarts == 1
+    assert "lane 1: " in told[0].reason
+    assert traced in told[0].traceback
+    family += [int(file.read_text()) for file in tmp_path.glob("*.child")]
+    assert len(family) >= 4 and not any(_alive(pid) for pid in family)
+
+
+def test_a_worker_killed_between_steps_is_noticed_by_the_next_step_or_reset() -> None:
+    env = envs()
+    play(env, 3)
+    os.kill(env.processes[1].pid, signal.SIGKILL)
+    _, _, dones, infos = env.step(np.zeros(LANES, np.int64))
+    assert dones.tolist() == [False, False, True, True] and infos[3]["worker_restarted"]
+    os.kill(env.processes[0].pid, signal.SIGKILL)
+    assert np.isfinite(env.reset()).all()  # type: ignore[arg-type]
+    assert env.n_restarts == 2 and len(env.processes) == 2
+    env.close()
+
+
+def test_attributes_that_were_set_are_set_again_after_a_restart() -> None:
+    env = envs()
+    play(env, 2)
+    env.set_attr("length", 3, indices=1)
+    os.kill(env.processes[0].pid, signal.SIGKILL)
+    env.step(np.zeros(LANES, np.int64))
+    assert env.get_attr("length") == [20, 3, 20, 20]
+    env.close()
+
+
+def test_a_worker_that_dies_in_a_call_is_an_error_of_that_call_and_healed_by_the_next_step() -> None:
+    class Fragile(Walk):
+        def crash(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    env = GymcastSubprocVecEnv([Fragile] * 2, n_workers=2)
+    env.reset()
+    with pytest.raises(WorkerError, match=r"worker 1 \(lane 1\).*SIGKILL"):
+        env.env_method("crash", indices=[1])
+    assert env.step(np.zeros(2, np.int64))[2].tolist() == [False, True]
+    env.close()
+
+
+def test_over_budget_the_error_has_the_lane_the_limit_and_the_worker_s_own_traceback() -> None:
+    class Broken(Walk):
+        def step(self, action: Any) -> Any:
+            raise ZeroDivisionError("no step ever works")
+
+    env = GymcastSubprocVecEnv([Walk, Walk, Broken], n_workers=3, max_restarts=2)
+    env.reset()
+    with pytest.raises(WorkerError) as caught:
+        for _ in range(10):
+            env.step(np.zeros(3, np.int64))
+    text = str(caught.value)
+    assert "worker 2 (lane 2) failed: lane 2: ZeroDivisionError: no step ever works" in text
+    assert "the 2 restarts allowed (max_restarts) are spent" in text and "in step\n    raise Zero" in text
+    env.close()
+    assert env.processes == []
+
+
+def test_restarts_in_a_row_and_within_a_minute_are_limited(tmp_path: Path) -> None:
+    class Fails(Walk):
+        def reset(self, **more: Any) -> Any:
+            raise OSError("no game")
+
+    env = GymcastSubprocVecEnv([Fails], max_restarts=None, max_restarts_per_minute=2)
+    with pytest.raises(WorkerError, match=r"(?s)OSError: no game.*again 2 times within a minute"):
+        env.reset()
+    env.close()
+
+
+def make_nothing() -> gym.Env[Any, Any]:
+    raise FileNotFoundError("game.bin is missing")
+
+
+class WrongShape(Walk):
+    def step(self, action: Any) -> Any:
+        return np.zeros(5, np.float32), 0.0, False, False, {}
+
+
+class WrongType(Walk):
+    def step(self, action: Any) -> Any:
+        return np.zeros(3, np.complex128), 0.0, False, False, {}
+
+
+class Nan(Walk):
+    def step(self, action: Any) -> Any:
+        return np.array([0, np.nan, 0], np.float32), 0.0, False, False, {}
+
+
+class NanReward(Walk):
+    def step(self, action: Any) -> Any:
+        return self.place, float("nan"), False, False, {}
+
+
+class NanAtTheEnd(Walk):
+    def step(self, action: Any) -> Any:
+        return np.full(3, np.nan, np.float32), 0.0, True, False, {}
+
+
+class Changing(Walk):
+    def reset(self, **more: Any) -> Any:
+        result = super().reset(**more)
+        if self.begun > 1:
+            self.observation_space = spaces.Box(-1, 1, (7,), np.float32)
+        return result
+
+
+class OtherSpaces(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = spaces.Discrete(9)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (make_nothing, r"FileNotFoundError: game.bin is missing(?s:.)*make_nothing"),
+        (OtherSpaces, r"Discrete\(9\)"),
+        (dict, "not a gymnasium.Env"),
+        (WrongShape, r"shape \(5,\), the observation space says \(3,\)"),
+        (WrongType, "dtype complex128, the observation space says float32"),
+        (Nan, "its observation has NaN"),
+        (NanReward, "its reward is NaN"),
+        (NanAtTheEnd, "its observation has NaN"),
+        (Changing, "its spaces changed from"),
+    ],
+)
+def test_an_environment_that_breaks_its_contract_is_named_with_its_lane(bad: Any, said: str, workers: int) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(WorkerError, match=rf"(?s)lane 2\b.*{said}"):
+        env = GymcastSubprocVecEnv([Walk, Walk, bad, Walk], n_workers=workers)
+        try:
+            env.reset()
+            for _ in range(25):
+                env.step(np.zeros(4, np.int64))
+        finally:
+            env.close()
+    assert len(os.listdir("/proc/self/fd")) <= before + 2, "the fork server's own descriptors aside, none may be left"
+
+
+def test_an_episode_that_lasts_too_long_is_truncated_without_a_restart() -> None:
+    class Endless(Walk):
+        def step(self, action: Any) -> Any:
+            time.sleep(0.02)
+            return *super().step(action)[:2], False, False, {}
+
+    env = GymcastSubprocVecEnv([Endless], episode_timeout=0.1)
+    env.reset()
+    for _ in range(50):
+        _, _, dones, infos = env.step(np.zeros(1, np.int64))
+        if dones[0]:
+            break
+    assert infos[0]["episode_timeout"] and infos[0]["TimeLimit.truncated"] and env.n_restarts == 0
+    env.close()
+
+
+def test_closing_ends_a_worker_that_hangs_and_can_be_repeated(tmp_path: Path) -> None:
+    class Clings(Walk):
+        def close(self) -> None:
+            while True:
+                time.sleep(1)
+
+    env = GymcastSubprocVecEnv([Clings, Walk], n_workers=2)
+    env.reset()
+    pids = [process.pid for process in env.processes]
+    env.close()
+    env.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_workers_started_by_a_thread_that_ended_go_on() -> None:
+    made: list[GymcastSubprocVecEnv] = []
+    thread = threading.Thread(target=lambda: made.append(envs(start_method="spawn")))
+    thread.start()
+    thread.join()
+    play(made[0], 5)
+    assert made[0].n_restarts == 0
+    made[0].close()
+
+
+PARENT = """
+import sys, time, gymnasium, ctypes, os
+from gymcast.training.subproc import GymcastSubprocVecEnv
+
+class Stuck(gymnasium.Wrapper):
+    def step(self, action):
+        getattr(ctypes, sys.argv[2])(None).sleep(1000)
+
+if __name__ == "__main__":
+    env = GymcastSubprocVecEnv([lambda: Stuck(gymnasium.make("CartPole-v1"))] * 4, sys.argv[1], n_workers=2)
+    env.reset()
+    print(*[process.pid for process in env.processes], flush=True)
+    if sys.argv[3] == "leave":
+        sys.exit()
+    env.step([0, 0, 0, 0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "library", "ending"),
+    [
+        ("fork", "PyDLL", "kill"),
+        ("spawn", "PyDLL", "kill"),
+        ("forkserver", "PyDLL", "kill"),
+        ("forkserver", "CDLL", "kill"),
+        ("fork", "CDLL", "leave"),
+    ],
+)
+def test_a_parent_that_is_gone_leaves_no_process_and_no_shared_memory(
+    tmp_path: Path, method: str, library: str, ending: str
+) -> None:
+    """The workers are inside a step that does not return, with (PyDLL) and without the interpreter's lock."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    shared = set(os.listdir("/dev/shm"))
+    parent = subprocess.Popen([sys.executable, str(script), method, library, ending], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    if ending == "kill":
+        time.sleep(0.3)  # until the step has begun
+        parent.kill()
+    parent.wait(30)
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.02)
+    assert not {name for name in set(os.listdir("/dev/shm")) - shared if "gymcast" in name or name.startswith("psm_")}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,217 @@
+"""``GymcastSubprocVecEnv`` in the place of Stable-Baselines3's ``SubprocVecEnv``."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+
+from gymcast.envs.shared_arrays import mask_size
+from gymcast.training import GymcastSubprocVecEnv
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SPACES: dict[str, spaces.Space[Any]] = {
+    "box": spaces.Box(-100, 100, (3,), np.float32),
+    "float64": spaces.Box(-100, 100, (2, 2), np.float64),
+    "image": spaces.Box(0, 255, (36, 36, 3), np.uint8),
+    "discrete": spaces.Discrete(7),
+    "multi-discrete": spaces.MultiDiscrete([3, 4]),
+    "multi-binary": spaces.MultiBinary(5),
+    "dict": spaces.Dict(view=spaces.Box(0, 255, (8, 8, 1), np.uint8), level=spaces.Discrete(5), at=spaces.Box(-1, 1)),
+    "tuple": spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.Discrete(3))),
+}
+ACTIONS: dict[str, spaces.Space[Any]] = {
+    "discrete": spaces.Discrete(3),
+    "box": spaces.Box(-1, 1, (2,), np.float32),
+    "multi-discrete": spaces.MultiDiscrete([2, 5]),
+    "dict": spaces.Dict(move=spaces.Discrete(2), aim=spaces.Box(-1, 1, (1,))),
+}
+
+
+class Sampler(gym.Env[Any, Any]):
+    """Observations drawn from any space; what it was given is in its infos, now and then."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium declares it
+
+    def __init__(self, space: str = "box", action: str = "discrete", render_mode: str | None = None) -> None:
+        self.observation_space, self.action_space = copy.deepcopy((SPACES[space], ACTIONS[action]))
+        self.render_mode = render_mode
+        self.level = 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps, self.last = 0, None
+        return self.observation_space.sample(), {"options": options, "seed": seed}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        self.last = action
+        ended = self.np_random.random() < 0.1
+        info = {"action": action, "level": self.level} if self.steps % 3 == 0 else {}
+        return self.observation_space.sample(), self.np_random.random(), ended, self.steps == 12, info
+
+    def action_masks(self) -> np.ndarray[Any, Any]:
+        allowed = np.ones(mask_size(self.action_space), np.bool_)
+        allowed[self.steps % 3 : -1] = False
+        return allowed
+
+    def set_level(self, level: int) -> None:
+        self.level = level
+
+    def fail(self, text: str) -> None:
+        raise LookupError(text)
+
+    def render(self) -> Any:
+        return np.full((4, 6, 3), self.level, np.uint8)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return bool(one == other)
+
+
+def pair(workers: int = 2, lanes: int = 5, method: str | None = None, **more: Any) -> tuple[Any, Any]:
+    """The same five lanes in Stable-Baselines3's vector environment and in ours."""
+    functions = [lambda: Monitor(Sampler(**more), info_keywords=())] * lanes
+    ours = GymcastSubprocVecEnv(functions, method, n_workers=workers)
+    return SubprocVecEnv(functions, start_method="forkserver"), ours
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "method", "workers"),
+    [
+        *[(space, "discrete", None, 2) for space in SPACES],
+        *[("box", action, None, 3) for action in ACTIONS],
+        ("dict", "multi-discrete", "fork", 2),
+        ("dict", "multi-discrete", "spawn", 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_it_gives_what_sb3_gives(space: str, action: str, method: str | None, workers: int) -> None:
+    theirs, ours = pair(workers, method=method, space=space, action=action)
+    try:
+        assert isinstance(ours, SubprocVecEnv) and ours.num_envs == 5
+        assert (ours.observation_space, ours.action_space) == (theirs.observation_space, theirs.action_space)
+        for env in (theirs, ours):
+            env.seed(11)
+            env.set_options({"stage": 2})
+        expected, found = theirs.reset(), ours.reset()
+        assert same(expected, found) and same(list(theirs.reset_infos), list(ours.reset_infos))
+        assert ours.reset_infos[3] == {"options": {"stage": 2}, "seed": 14}
+        theirs.action_space.seed(0)
+        kept = [(found, expected)]
+        for _ in range(40):
+            chosen = [theirs.action_space.sample() for _ in range(5)]
+            actions = chosen if action == "dict" else np.stack(chosen)
+            (obs, rewards, dones, infos), (obs2, rewards2, dones2, infos2) = theirs.step(actions), ours.step(actions)
+            kept.append((obs2, obs))
+            assert same(rewards, rewards2) and same(dones, dones2)
+            for info, info2 in zip(infos, infos2, strict=True):
+                info.get("episode", {}).pop("t", None), info2.get("episode", {}).pop("t", None)
+                assert same(info, info2)
+        assert all(same(mine, yours) for mine, yours in kept), "what was returned must not change later"
+        assert same(list(theirs.reset_infos), list(ours.reset_infos))
+    finally:
+        theirs.close()
+        ours.close()
+
+
+def test_calls_and_attributes() -> None:
+    theirs, ours = pair(render_mode="rgb_array")
+    try:
+        ours.reset()
+        ours.set_attr("level", 4, indices=[1, 4])
+        assert ours.get_attr("level") == [1, 4, 1, 1, 4] and ours.get_attr("level", [4, 0]) == [4, 1]
+        assert ours.get_attr("level", indices=2) == [1]
+        assert ours.env_method("get_wrapper_attr", "level", indices=[4]) == [4]
+        assert ours.has_attr("steps") and not ours.has_attr("nonsense")
+        with pytest.raises(AttributeError, match="nonsense"):
+            ours.get_attr("nonsense")
+        with pytest.raises(LookupError, match="broken bow") as caught:
+            ours.env_method("fail", "broken bow", indices=3)
+        assert "lane 3" in caught.value.__notes__[0] and "raise LookupError(text)" in caught.value.__notes__[0]
+        assert ours.env_is_wrapped(Monitor) == [True] * 5
+        assert ours.env_is_wrapped(gym.wrappers.TimeLimit, indices=[0]) == [False]
+        ours.env_method("set_level", 7, indices=[2])
+        assert [image[0, 0, 0] for image in ours.get_images()] == [1, 1, 7, 1, 1]
+        assert ours.render().shape == theirs.render().shape
+        assert ours.step(np.zeros(5, np.int64))[0].shape == (5, 3), "an error of a call leaves nothing behind"
+        ours.step_async(np.zeros(5, np.int64))
+        with pytest.raises(RuntimeError, match="step_wait"):
+            ours.get_attr("level")
+        ours.reset()
+    finally:
+        theirs.close()
+        ours.close()
+
+
+def test_action_masks_are_those_of_the_environments() -> None:
+    theirs, ours = pair()
+    try:
+        assert is_masking_supported(ours)
+        for env in (theirs, ours):
+            env.seed(0)
+            env.reset()
+        for _ in range(20):
+            assert np.array_equal(get_action_masks(theirs), get_action_masks(ours))
+            assert np.array_equal(ours.action_masks()[1:3], ours.env_method("action_masks", indices=[1, 2]))
+            theirs.step(np.zeros(5, np.int64))
+            ours.step(np.zeros(5, np.int64))
+    finally:
+        theirs.close()
+        ours.close()
+
+
+def test_algorithms_train_on_it() -> None:
+    more = {"vec_env_cls": GymcastSubprocVecEnv, "vec_env_kwargs": {"n_workers": 2}}
+    env = make_vec_env("CartPole-v1", 4, seed=1, **more)  # type: ignore[arg-type]
+    PPO("MlpPolicy", VecNormalize(env), n_steps=32, batch_size=32, n_epochs=1, device="cpu").learn(256)
+    DQN("MlpPolicy", env, learning_starts=50, buffer_size=500, device="cpu").learn(200)
+    env.close()
+    masked = make_vec_env(Sampler, 4, seed=1, env_kwargs={"space": "image"}, **more)  # type: ignore[arg-type]
+    MaskablePPO("CnnPolicy", masked, n_steps=8, batch_size=16, n_epochs=1, device="cpu").learn(64)
+    masked.close()
+
+
+def test_games_of_gymcast_run_in_workers_with_their_masks() -> None:
+    more = {"env_kwargs": {"opponent": "random"}, "vec_env_cls": GymcastSubprocVecEnv}
+    env = make_vec_env("gymcast.envs:gymcast/Archers-v0", 2, seed=1, **more)  # type: ignore[arg-type]
+    env.reset()
+    assert env.action_masks().shape == (2, 24)  # type: ignore[attr-defined]
+    assert env.step(np.zeros((2, 4), np.int64))[0].shape == (2, 93)  # type: ignore[index]
+    env.close()
+
+
+class Words(Sampler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Text(5)
+
+
+def test_what_it_cannot_take_is_refused_with_words() -> None:
+    with pytest.raises(TypeError, match=r"Text\(.*no fixed shape.*Flatten"):
+        GymcastSubprocVecEnv([Words])
+    with pytest.raises(ValueError, match="env_fns is empty"):
+        GymcastSubprocVecEnv([])
+    with pytest.raises(ValueError, match="n_workers=0"):
+        GymcastSubprocVecEnv([Sampler], n_workers=0)
