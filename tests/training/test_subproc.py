@@ -18,8 +18,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
+from gymcast.envs import GameFactory, GameVectorEnv
 from gymcast.envs.shared_arrays import mask_size
-from gymcast.training import GymcastSubprocVecEnv
+from gymcast.training import GameVecEnv, GymcastSubprocVecEnv
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -193,13 +194,39 @@ def test_algorithms_train_on_it() -> None:
     masked.close()
 
 
-def test_games_of_gymcast_run_in_workers_with_their_masks() -> None:
-    more = {"env_kwargs": {"opponent": "random"}, "vec_env_cls": GymcastSubprocVecEnv}
-    env = make_vec_env("gymcast.envs:gymcast/Archers-v0", 2, seed=1, **more)  # type: ignore[arg-type]
-    env.reset()
-    assert env.action_masks().shape == (2, 24)  # type: ignore[attr-defined]
-    assert env.step(np.zeros((2, 4), np.int64))[0].shape == (2, 93)  # type: ignore[index]
-    env.close()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_built_in_game_plays_in_workers_what_it_plays_in_one_batch(workers: int) -> None:
+    options = {"opponent": "random", "max_duration_s": 2.0}
+    batch = GameVecEnv(GameVectorEnv("archers", 4, **options))
+    env = GymcastSubprocVecEnv([GameFactory("archers", options)] * 4, n_workers=workers)
+    mixed = GymcastSubprocVecEnv([GameFactory("archers", {**options, "kills_to_win": 3 + i // 3}) for i in range(4)])
+    try:
+        for one in (batch, env, mixed):
+            one.seed(5)
+        first = batch.reset()
+        assert np.array_equal(first, env.reset()) and np.array_equal(first[:3], mixed.reset()[:3])
+        rng = np.random.default_rng(0)
+        ended = 0
+        for _ in range(60):
+            assert np.array_equal(batch.action_masks(), env.action_masks())
+            actions = rng.integers(0, batch.action_space.nvec, (4, 4))
+            obs, rewards, dones, infos = batch.step(actions)
+            obs2, rewards2, dones2, infos2 = env.step(actions)
+            obs3, _, dones3, _ = mixed.step(actions)
+            assert np.array_equal(obs, obs2) and np.array_equal(dones, dones2)
+            assert np.array_equal(obs[:3], obs3[:3]) and np.array_equal(dones[:3], dones3[:3])
+            assert np.array_equal(rewards, rewards2.astype(np.float32))
+            for lane in np.flatnonzero(dones):
+                ended += 1
+                infos[lane]["episode"].pop("t"), infos2[lane]["episode"].pop("t")
+                assert same(infos[lane], infos2[lane])
+        assert ended > 4
+        assert env.get_attr("decision_seconds") == [0.08] * 4 and env.env_is_wrapped(Monitor) == [False] * 4
+        with pytest.raises(AttributeError, match="lanes of a native batch"):
+            env.set_attr("options", {})
+    finally:
+        for one in (batch, env, mixed):
+            one.close()
 
 
 class Words(Sampler):

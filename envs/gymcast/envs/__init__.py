@@ -13,6 +13,7 @@ from gymcast.envs.replay_player import replay_frames, verify_replay
 from gymcast.envs.single import GameEnv
 from gymcast.envs.snapshot import EpisodeRecorder, restore, snapshot, snapshot_header
 from gymcast.envs.speed_check import SpeedRun, verify_speed
+from gymcast.envs.subproc_games import GameFactory
 from gymcast.envs.trajectory import TrajectoryHash
 from gymcast.envs.vector import GameVectorEnv
 
@@ -22,6 +23,7 @@ __all__ = [
     "EpisodeLog",
     "EpisodeRecorder",
     "GameEnv",
+    "GameFactory",
     "GameSpec",
     "GameVectorEnv",
     "LoggedEpisode",

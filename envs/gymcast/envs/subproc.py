@@ -19,7 +19,8 @@ import cloudpickle
 
 from gymcast.envs.channel import Channel, ChannelClosed, ChannelTimeout
 from gymcast.envs.shared_arrays import ArraySpec, SharedArrays
-from gymcast.envs.subproc_worker import FAILED, RAISED, Failure, WorkerStart, main
+from gymcast.envs.subproc_lanes import WorkerStart
+from gymcast.envs.subproc_worker import FAILED, RAISED, Failure, main
 
 _TRACEBACK_SECONDS = 0.3  # for a hanging worker to say where it hangs
 _LIFELINES: set[socket.socket] = set()  # ends whose closing ends a worker

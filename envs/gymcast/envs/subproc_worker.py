@@ -15,35 +15,19 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
-import gymnasium
-import numpy as np
-from numpy.typing import NDArray
 
 from gymcast.envs.channel import Channel, ChannelClosed
-from gymcast.envs.shared_arrays import ArraySpec, SharedArrays, mask_size, observation_leaves
+from gymcast.envs.shared_arrays import ArraySpec, SharedArrays
+from gymcast.envs.subproc_games import GameLanes, choose_lanes
+from gymcast.envs.subproc_lanes import EnvFault, Lanes, WorkerStart
 
 STEP, DONE, REPLY, RAISED, FAILED = b"s", b"d", b"r", b"e", b"f"
 _F_SETSIG = 10  # of Linux; Python has no name for it
-
-
-@dataclass(frozen=True)
-class WorkerStart:
-    """What a worker needs to begin."""
-
-    number: int
-    first_lane: int
-    factories: tuple[bytes, ...]
-    """For each lane the cloudpickle of a function that makes its environment."""
-    parent: int
-    """Process id of the parent."""
-    episode_timeout: float | None
 
 
 @dataclass(frozen=True)
@@ -57,10 +41,6 @@ class Failure:
     """Whether the environment breaks its own contract, which starting it again would not mend."""
 
 
-class EnvFault(Exception):
-    """An environment that breaks its contract: a wrong shape, NaN, spaces that change."""
-
-
 def main(sock: socket.socket, lifeline: socket.socket, start: WorkerStart) -> None:
     """Run a worker until its parent says so or is gone; nothing is ever sent over `lifeline`."""
     os.setpgid(0, 0)  # what the environments start can be ended with the worker; Ctrl-C is for the parent
@@ -71,8 +51,10 @@ def main(sock: socket.socket, lifeline: socket.socket, start: WorkerStart) -> No
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log)
     channel = Channel(sock)
-    lanes = Lanes(start)
+    lanes: Lanes | GameLanes = Lanes(start)
     try:
+        lanes.current = start.first_lane
+        lanes = choose_lanes(start)
         lanes.make()
         _send(channel, REPLY, lanes.describe())
         spec: ArraySpec = pickle.loads(channel.receive())  # noqa: S301 - from the process that started this one
@@ -88,7 +70,7 @@ def main(sock: socket.socket, lifeline: socket.socket, start: WorkerStart) -> No
     os._exit(0)  # threads that environments left running do not keep the process
 
 
-def _serve(channel: Channel, lanes: Lanes) -> None:
+def _serve(channel: Channel, lanes: Lanes | GameLanes) -> None:
     while True:
         message = channel.receive()
         if message[:1] == STEP:
@@ -108,7 +90,7 @@ def _serve(channel: Channel, lanes: Lanes) -> None:
             _answer(channel, lanes, command, argument)
 
 
-def _answer(channel: Channel, lanes: Lanes, command: str, argument: Any) -> None:
+def _answer(channel: Channel, lanes: Lanes | GameLanes, command: str, argument: Any) -> None:
     """Calls and attributes: what they raise belongs to the caller, the worker goes on."""
     try:
         values = [lanes.call(command, lane, *arguments) for lane, *arguments in argument]
@@ -146,210 +128,7 @@ def _end_with_parent(lifeline: socket.socket, parent: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
     def watch() -> None:
-        select.select([watched, lifeline], [], [])
+        select.select([watched, lifeline.fileno()], [], [])
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="gymcast-parent-watch").start()
-
-
-class Lanes:
-    """The environments of a worker, one after the other."""
-
-    def __init__(self, start: WorkerStart) -> None:
-        self._start = start
-        self.current: int | None = None
-        """The lane that is being worked on."""
-        self.envs: list[gymnasium.Env[Any, Any]] = []
-        self._has_masks = False
-
-    def make(self) -> None:
-        """Make the environments; raises what a factory raises, and EnvFault when lanes differ."""
-        for lane, factory in enumerate(self._start.factories, self._start.first_lane):
-            self.current = lane
-            env = pickle.loads(factory)()  # noqa: S301 - from the process that started this one
-            if not isinstance(env, gymnasium.Env):
-                raise EnvFault(f"the factory returned {type(env).__name__}, not a gymnasium.Env")
-            self.envs.append(env)
-            if env.observation_space != self.envs[0].observation_space or env.action_space != self.envs[0].action_space:
-                raise EnvFault(f"its spaces {_spaces(env)} are not those of other lanes, {_spaces(self.envs[0])}")
-        self.current = None
-
-    def describe(self) -> tuple[Any, Any, int]:
-        """Observation space, action space, size of action masks (0 without)."""
-        env = self.envs[0]
-        size = mask_size(env.action_space)
-        self._has_masks = size > 0 and all(_has_attribute(one, "action_masks") for one in self.envs)
-        return env.observation_space, env.action_space, size if self._has_masks else 0
-
-    def attach(self, arrays: SharedArrays) -> None:
-        """Take this worker's part of the shared memory."""
-        first = self._start.first_lane
-        mine = slice(first, first + len(self.envs))
-        self._observation_space = self.envs[0].observation_space
-        self._action_space = self.envs[0].action_space
-        self._leaves = observation_leaves(self._observation_space)
-        self._dtypes = [np.dtype(leaf.dtype) for leaf in self._leaves]
-        self._checks_nan = [index for index, dtype in enumerate(self._dtypes) if dtype.kind == "f"]
-        self._rows = [[leaf[mine] for leaf in turn] for turn in arrays.observations]
-        self._rewards, self._dones, self._masks = arrays.rewards[mine], arrays.dones[mine], arrays.masks[mine]
-        self._actions = None if arrays.actions is None else arrays.actions[mine]
-        self._busy = arrays.current[self._start.number : self._start.number + 1]
-        self._busy[0] = -1
-        self._began = [time.monotonic()] * len(self.envs)
-
-    def reset(self, turn: int, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Begin an episode in every lane; returns the infos."""
-        infos = []
-        for place, env in enumerate(self.envs):
-            self._enter(place)
-            chosen = {"options": options[place]} if options[place] else {}
-            observation, info = env.reset(seed=seeds[place], **chosen)
-            infos.append(info)
-            self._begin(place, env, turn, observation)
-        self._finish(turn)
-        return infos
-
-    def step(self, turn: int, actions: Any) -> list[tuple[int, dict[str, Any], dict[str, Any] | None]]:
-        """Step every lane. Returns (lane, info, info of the reset) for those lanes that have something to say."""
-        if actions is None:
-            assert self._actions is not None
-            actions = self._actions.copy()
-        said: list[tuple[int, dict[str, Any], dict[str, Any] | None]] = []
-        self._dones[:] = False
-        rewards, limit = self._rewards, self._start.episode_timeout
-        for place, env in enumerate(self.envs):
-            self._enter(place)
-            observation, rewards[place], terminated, truncated, info = env.step(actions[place])
-            if limit is not None and not terminated and time.monotonic() - self._began[place] > limit:
-                truncated, info = True, {**info, "episode_timeout": True}
-            if terminated or truncated:
-                self._dones[place] = True
-                self._put(place, turn, observation)
-                self._refuse_nan(turn)
-                end = {"TimeLimit.truncated": bool(truncated and not terminated), "terminal_observation": observation}
-                observation, reset_info = env.reset()
-                said.append((self._start.first_lane + place, {**info, **end}, reset_info))
-                self._begin(place, env, turn, observation)
-                continue
-            self._put(place, turn, observation)
-            if info:
-                said.append((self._start.first_lane + place, {**info, "TimeLimit.truncated": False}, None))
-        self._finish(turn)
-        return said
-
-    def call(self, command: str, lane: int, *arguments: Any) -> Any:
-        """One of has_attr, get_attr, set_attr, env_method, is_wrapped for a lane."""
-        self.current = lane
-        place = lane - self._start.first_lane
-        env = self.envs[place]
-        if command == "has_attr":
-            return _has_attribute(env, arguments[0])
-        if command == "get_attr":
-            return env.get_wrapper_attr(arguments[0])
-        if command == "is_wrapped":
-            return _is_wrapped(env, arguments[0])
-        if command == "set_attr":
-            value = setattr(env, *arguments)  # type: ignore[func-returns-value]
-        elif command == "env_method":
-            value = env.get_wrapper_attr(arguments[0])(*arguments[1], **arguments[2])
-        else:
-            raise NotImplementedError(f"a worker has no command {command!r}")
-        if self._has_masks and arguments[0] != "render":  # what is legal may have changed
-            self._put_mask(place)
-        return value
-
-    def close(self) -> None:
-        """Close the environments."""
-        for env in self.envs:
-            env.close()
-
-    def _enter(self, place: int) -> None:
-        self.current = self._start.first_lane + place
-        self._busy[0] = self.current
-
-    def _begin(self, place: int, env: gymnasium.Env[Any, Any], turn: int, observation: Any) -> None:
-        if env.observation_space != self._observation_space or env.action_space != self._action_space:
-            was = f"{self._observation_space}, {self._action_space}"
-            raise EnvFault(f"its spaces changed from {was} to {_spaces(env)}")
-        self._put(place, turn, observation)
-        self._began[place] = time.monotonic()
-
-    def _finish(self, turn: int) -> None:
-        self._refuse_nan(turn)
-        if self._has_masks:
-            for place in range(len(self.envs)):
-                self._put_mask(place)
-        self.current = None
-        self._busy[0] = -1
-
-    def _put(self, place: int, turn: int, observation: Any) -> None:
-        rows = self._rows[turn]
-        for index, leaf in enumerate(self._leaves):
-            part = observation if leaf.key is None else _part(observation, leaf.key)
-            if type(part) is not np.ndarray or part.shape != leaf.shape or part.dtype != self._dtypes[index]:
-                part = _fitting(part, leaf.key, leaf.shape, self._dtypes[index])
-            rows[index][place] = part
-
-    def _put_mask(self, place: int) -> None:
-        mask = np.asarray(self.envs[place].get_wrapper_attr("action_masks")())
-        if mask.size != self._masks.shape[1]:
-            self.current = self._start.first_lane + place
-            raise EnvFault(f"action_masks() has {mask.size} entries, its action space {self._masks.shape[1]} choices")
-        self._masks[place] = mask.reshape(-1)
-
-    def _refuse_nan(self, turn: int) -> None:
-        if np.isnan(self._rewards).any():
-            self._name(self._rewards)
-            raise EnvFault("its reward is NaN")
-        for index in self._checks_nan:
-            rows: NDArray[Any] = self._rows[turn][index]
-            if np.isnan(rows).any():
-                self._name(rows)
-                key = self._leaves[index].key
-                raise EnvFault(f"its observation{'' if key is None else f' {key!r}'} has NaN")
-
-    def _name(self, rows: NDArray[Any]) -> None:
-        """Note the first lane with NaN as the current one."""
-        bad = np.isnan(rows).reshape(len(rows), -1).any(axis=1)
-        self.current = self._start.first_lane + int(np.argmax(bad))
-
-
-def _part(observation: Any, key: str | int) -> Any:
-    try:
-        return observation[key]
-    except (KeyError, IndexError, TypeError):
-        raise EnvFault(f"its observation has no {key!r}, the space has: {str(observation)[:200]}") from None
-
-
-def _fitting(value: Any, key: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """`value` as an array of the space's dtype; raises EnvFault for another shape or a dtype that would lose values."""
-    name = "its observation" if key is None else f"its observation {key!r}"
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise EnvFault(f"{name} is no array: {error}") from None
-    if array.shape != shape:
-        raise EnvFault(f"{name} has shape {array.shape}, the observation space says {shape}")
-    if not np.can_cast(array.dtype, dtype, "same_kind") and not (array.dtype.kind in "iu" and dtype.kind in "iu"):
-        raise EnvFault(f"{name} has dtype {array.dtype}, the observation space says {dtype}")
-    return array
-
-
-def _has_attribute(env: gymnasium.Env[Any, Any], name: str) -> bool:
-    try:
-        env.get_wrapper_attr(name)
-    except AttributeError:
-        return False
-    return True
-
-
-def _is_wrapped(env: gymnasium.Env[Any, Any], wrapper: type) -> bool:
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, wrapper):
-            return True
-        env = env.env
-    return False
-
-
-def _spaces(env: gymnasium.Env[Any, Any]) -> str:
-    return f"{env.observation_space}, {env.action_space}"

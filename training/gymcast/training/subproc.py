@@ -115,7 +115,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             raise
 
     @property
-    def processes(self) -> list[Any]:  # type: ignore[override]
+    def processes(self) -> list[Any]:
         """The worker processes there are now."""
         return [worker.process for worker in self._workers if worker.process is not None]
 
@@ -133,7 +133,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
     def step_async(self, actions: NDArray[Any]) -> None:
         """Begin a step with ``actions`` (N, ...), cast to the dtype of the action space."""
         self._turn ^= 1
-        self._failed: list[tuple[Worker, WorkerDown]] = []
+        self._failed: dict[int, WorkerDown] = {}
         shared = self._arrays.actions
         if shared is not None:
             shared[:] = actions
@@ -144,14 +144,14 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             try:
                 worker.send(message)
             except WorkerDown as down:
-                self._failed.append((worker, down))
+                self._failed[worker.number] = down
         self.waiting = True
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step. Raises ``WorkerError`` when a worker failed for good."""
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
         self.waiting = False
-        failed = {worker.number: down for worker, down in self._failed}
+        failed = dict(self._failed)
         for worker in self._workers:
             if worker.number in failed:
                 continue
@@ -166,8 +166,8 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
                     infos[lane] = info
                     if reset_info is not None:
                         self.reset_infos[lane] = reset_info
-        for number, down in failed.items():
-            self._heal_step(self._workers[number], down, infos)
+        for number, why in failed.items():
+            self._heal_step(self._workers[number], why, infos)
         arrays = self._arrays
         return self._observation(), arrays.rewards.copy(), arrays.dones.copy(), infos
 
@@ -190,8 +190,8 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
                     self._take_reset(worker)
                 except WorkerDown as down:
                     failed[worker.number] = down
-        for number, down in failed.items():
-            self._restart(self._workers[number], down, options)
+        for number, why in failed.items():
+            self._restart(self._workers[number], why, options)
         self._reset_seeds()
         self._reset_options()
         return self._observation()
@@ -207,8 +207,8 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             self.reset_infos[lane] = info
 
     def _observation(self) -> VecEnvObs:
-        parts = [part.copy() for part in self._arrays.observations[self._turn]]
-        return self._assembled(parts)
+        whole: VecEnvObs = self._assembled([part.copy() for part in self._arrays.observations[self._turn]])
+        return whole
 
     def _assembled(self, parts: list[Any]) -> Any:
         if isinstance(self.observation_space, spaces.Dict):
