@@ -24,6 +24,7 @@ from gymcast.envs.subproc_worker import FAILED, RAISED, Failure, main
 
 _TRACEBACK_SECONDS = 0.3  # for a hanging worker to say where it hangs
 _LIFELINES: set[socket.socket] = set()  # ends whose closing ends a worker
+_FIRST_DELAY = 0.2  # seconds
 _IN_A_ROW = 5  # restarts of a worker without a completed step in between
 
 
@@ -67,19 +68,11 @@ class WorkerRestart:
 class RestartBudget:
     """How often workers may be started again: in all, within a minute, and in a row without a completed step.
 
-    Delays double from `first_delay` with each restart in a row, up to `longest_delay` seconds.
+    Delays double with each restart in a row; the first one has none.
     """
 
-    def __init__(
-        self,
-        total: int | None = 100,
-        per_minute: int = 20,
-        *,
-        first_delay: float = 0.1,
-        longest_delay: float = 10.0,
-    ) -> None:
+    def __init__(self, total: int | None = 100, per_minute: int = 20) -> None:
         self.total, self.per_minute = total, per_minute
-        self.first_delay, self.longest_delay = first_delay, longest_delay
         self.spent = 0
         self._recent: deque[float] = deque()
 
@@ -98,7 +91,7 @@ class RestartBudget:
             raise WorkerError(f"it was started again {in_a_row} times in a row without completing a step")
         self.spent += 1
         self._recent.append(now)
-        return float(min(self.longest_delay, self.first_delay * 2**in_a_row)) if in_a_row else 0.0
+        return _FIRST_DELAY * 2 ** (in_a_row - 1) if in_a_row else 0.0
 
 
 class Worker:
@@ -233,6 +226,18 @@ class Worker:
         self._pidfd = self._log = -1
         self._lifeline.close()
         _LIFELINES.discard(self._lifeline)
+
+    def named(self, failure: Failure) -> str:
+        """What failed where, in words."""
+        lanes = self.lanes
+        which = f"lane {lanes[0]}" if len(lanes) == 1 else f"lanes {lanes[0]} to {lanes[-1]}"
+        where = "" if failure.lane is None else f"lane {failure.lane}: "
+        return f"worker {self.number} ({which}) failed: {where}{failure.reason}"
+
+    def given_up(self, failure: Failure, more: str = "") -> WorkerError:
+        """The error for a failure that is not mended, with the worker's own traceback."""
+        own = f"\nThe worker's own traceback:\n{failure.traceback}" if failure.traceback else ""
+        return WorkerError(f"{self.named(failure)}{more}{own}")
 
     def _how_it_ended(self) -> str:
         if self._pidfd >= 0:

@@ -96,16 +96,16 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         self._lane_seeds: list[int | None] = [None] * lanes
         self._set: dict[int, dict[str, Any]] = {}
         self._memory = os.memfd_create("gymcast-lanes")
+        self._workers: list[Worker] = []
+        self._finalizer = Finalize(self, _let_go, args=(self._workers, self._memory), exitpriority=20)
         method = start_method or ("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
         if method == "forkserver":  # once per process, so that a worker starts in a moment
             multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
         edges = [round(place * lanes / count) for place in range(count + 1)]
-        self._workers: list[Worker] = []
         for number in range(count):
             mine = range(edges[number], edges[number + 1])
             factories = env_fns[mine.start : mine.stop]
             self._workers.append(Worker(number, mine, factories, method, self._memory, episode_timeout))
-        self._finalizer = Finalize(self, _let_go, args=(self._workers, self._memory), exitpriority=20)
         self.closed = False
         try:
             observation_space, action_space = self._start_all()
@@ -119,16 +119,10 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         """The worker processes there are now."""
         return [worker.process for worker in self._workers if worker.process is not None]
 
-    @processes.setter
-    def processes(self, value: Any) -> None:
-        raise AttributeError("the worker processes are started by the environment itself")
-
     @property
     def n_restarts(self) -> int:
         """Workers started again so far."""
         return self._budget.spent
-
-    # ------------------------------------------------------------------------------------------------- steps and resets
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Begin a step with ``actions`` (N, ...), cast to the dtype of the action space."""
@@ -215,8 +209,6 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             return dict(zip(self.observation_space.spaces, parts, strict=True))
         return tuple(parts) if isinstance(self.observation_space, spaces.Tuple) else parts[0]
 
-    # ---------------------------------------------------------------------------------------------------- self-healing
-
     def _heal_step(self, worker: Worker, down: WorkerDown, infos: list[dict[str, Any]]) -> None:
         """Start a worker again that failed in a step, and end its episodes as truncated."""
         lanes = worker.lanes
@@ -240,12 +232,12 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         while True:
             failure = down.failure
             if failure.is_fault:
-                raise self._given_up(worker, failure)
+                raise worker.given_up(failure)
             try:
                 delay = self._budget.spend(worker.in_a_row)
             except WorkerError as limit:
-                raise self._given_up(worker, failure, f"\nGiven up: {limit}.") from None
-            log.warning("%s; starting it again", self._named(worker, failure))
+                raise worker.given_up(failure, f"\nGiven up: {limit}.") from None
+            log.warning("%s; starting it again", worker.named(failure))
             worker.in_a_row += 1
             time.sleep(delay)
             try:
@@ -260,7 +252,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         restart = WorkerRestart(
             worker.number,
             tuple(worker.lanes),
-            self._named(worker, first),
+            worker.named(first),
             first.traceback,
             self.n_restarts,
             time.monotonic() - began,
@@ -284,18 +276,6 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             worker.send(cloudpickle.dumps(("set_attr", calls)))
             worker.receive_reply(self.step_timeout, "set_attr")
 
-    def _named(self, worker: Worker, failure: Failure) -> str:
-        lanes = worker.lanes
-        which = f"lane {lanes[0]}" if len(lanes) == 1 else f"lanes {lanes[0]} to {lanes[-1]}"
-        where = "" if failure.lane is None else f"lane {failure.lane}: "
-        return f"worker {worker.number} ({which}) failed: {where}{failure.reason}"
-
-    def _given_up(self, worker: Worker, failure: Failure, more: str = "") -> WorkerError:
-        own = f"\nThe worker's own traceback:\n{failure.traceback}" if failure.traceback else ""
-        return WorkerError(f"{self._named(worker, failure)}{more}{own}")
-
-    # -------------------------------------------------------------------------------------------- starting and stopping
-
     def _start_all(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
         """Start all workers at once; returns the spaces of a lane."""
         self._described: tuple[Any, Any, int] | None = None
@@ -305,7 +285,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             for worker in self._workers:
                 self._welcome(worker)
         except WorkerDown as down:
-            raise self._given_up(worker, down.failure) from None
+            raise worker.given_up(down.failure) from None
         assert self._described is not None
         return self._described[0], self._described[1]
 
@@ -322,7 +302,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             reason = (
                 f"its spaces and masks {described} are not those of lane 0 when it was first made: {self._described}"
             )
-            raise self._given_up(worker, Failure(worker.lanes[0], reason, "", True))
+            raise worker.given_up(Failure(worker.lanes[0], reason, "", True))
         worker.attach(self._spec, self._arrays)
 
     def close(self) -> None:
@@ -333,8 +313,6 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         self.waiting = False
         end_all(self._workers, 5.0)
         self._finalizer()
-
-    # --------------------------------------------------------------------------------------------- calls and attributes
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether every lane has the attribute."""
@@ -381,7 +359,6 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
     def _call(self, command: str, indices: Indices, *arguments: Any) -> list[Any]:
         if self.waiting:
             raise RuntimeError(f"{command} cannot be answered during a step: call step_wait() first")
-        # Called by VecEnv.__init__ too, when the number of lanes is known and `num_envs` is set.
         wanted = [range(self.num_envs)[lane] for lane in self._get_indices(indices)]
         asked: list[tuple[Worker, list[int]]] = []
         errors: list[BaseException] = []
@@ -392,13 +369,13 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
                     worker.send(cloudpickle.dumps((command, [(lane, *arguments) for lane in mine])))
                     asked.append((worker, mine))
                 except WorkerDown as down:
-                    errors.append(self._given_up(worker, down.failure))
+                    errors.append(worker.given_up(down.failure))
         values: dict[int, Any] = {}
         for worker, mine in asked:  # every answer is taken before an error is raised: none may be left in a channel
             try:
                 values.update(zip(mine, worker.receive_reply(self.step_timeout, command), strict=True))
             except WorkerDown as down:
-                errors.append(self._given_up(worker, down.failure))
+                errors.append(worker.given_up(down.failure))
             except Exception as error:  # noqa: BLE001 - what the environment's own method raised
                 errors.append(error)
         if errors:
