@@ -157,6 +157,10 @@ def test_calls_and_attributes() -> None:
         assert [image[0, 0, 0] for image in ours.get_images()] == [1, 1, 7, 1, 1]
         assert ours.render().shape == theirs.render().shape
         assert ours.step(np.zeros(5, np.int64))[0].shape == (5, 3), "an error of a call leaves nothing behind"
+        with pytest.raises(ValueError, match=r"shape \(1,\), expected \(5,\)"):
+            ours.step(np.zeros(1, np.int64))
+        with pytest.raises(TypeError, match="same_kind"):
+            ours.step(np.full(5, 0.7))
         ours.step_async(np.zeros(5, np.int64))
         with pytest.raises(RuntimeError, match="step_wait"):
             ours.get_attr("level")

@@ -115,7 +115,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             raise
 
     @property
-    def processes(self) -> list[Any]:
+    def processes(self) -> list[Any]:  # type: ignore[override]
         """The worker processes there are now."""
         return [worker.process for worker in self._workers if worker.process is not None]
 
@@ -125,18 +125,25 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         return self._budget.spent
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Begin a step with ``actions`` (N, ...), cast to the dtype of the action space."""
-        self._turn ^= 1
+        """Begin a step with ``actions`` (N, ...), cast to the dtype of the action space.
+
+        Raises ``ValueError`` for another shape and ``TypeError`` for numbers of another kind.
+        """
         self._failed: dict[int, WorkerDown] = {}
+        self._pending: set[int] = set()  # workers still to be heard; Ctrl-C may interrupt the waiting for them
         shared = self._arrays.actions
         if shared is not None:
-            shared[:] = actions
+            if np.shape(actions) != shared.shape:
+                raise ValueError(f"actions have shape {np.shape(actions)}, expected {shared.shape}: one row per lane")
+            np.copyto(shared, actions, casting="same_kind")
+        self._turn ^= 1
         for worker in self._workers:
             message = _STEP_MESSAGES[self._turn]
             if shared is None:
                 message += pickle.dumps([actions[lane] for lane in worker.lanes])
             try:
                 worker.send(message)
+                self._pending.add(worker.number)
             except WorkerDown as down:
                 self._failed[worker.number] = down
         self.waiting = True
@@ -144,23 +151,23 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step. Raises ``WorkerError`` when a worker failed for good."""
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        self.waiting = False
-        failed = dict(self._failed)
         for worker in self._workers:
-            if worker.number in failed:
+            if worker.number not in self._pending:
                 continue
             try:
                 message = worker.receive(self.step_timeout, "a step")
             except WorkerDown as down:
-                failed[worker.number] = down
-                continue
-            worker.in_a_row = 0
+                self._failed[worker.number] = down
+                message = b""
+            self._pending.remove(worker.number)
+            worker.in_a_row = 0 if message else worker.in_a_row
             if len(message) > 1:
                 for lane, info, reset_info in pickle.loads(memoryview(message)[1:]):  # noqa: S301 - from own workers
                     infos[lane] = info
                     if reset_info is not None:
                         self.reset_infos[lane] = reset_info
-        for number, why in failed.items():
+        self.waiting = False
+        for number, why in self._failed.items():
             self._heal_step(self._workers[number], why, infos)
         arrays = self._arrays
         return self._observation(), arrays.rewards.copy(), arrays.dones.copy(), infos
