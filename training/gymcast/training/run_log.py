@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import numpy as np
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.logged_values import is_result, scalars
 
 TEXT_LOG: Final = "log.txt"
 JSON_LOG: Final = "log.jsonl"
@@ -28,7 +27,6 @@ JSON_LOG: Final = "log.jsonl"
 JSON_SECONDS: Final = 1.0
 TEXT_SECONDS: Final = 10.0
 _PREFIX: Final = "gymcast/"
-EVALUATION: Final = "evaluation/"
 LEVEL_VARIABLE: Final = "GYMCAST_LOG_LEVEL"
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -201,21 +199,6 @@ class ValuesLog(KVWriter):
                 self._lines.put("update", values)
             except OSError as error:
                 log.warning("%s: %s", JSON_LOG, error)
-
-
-def is_result(names: Iterable[str]) -> bool:
-    """Whether logged values hold the result of an evaluation, which no throttle may leave out."""
-    return any(name.startswith(EVALUATION) for name in names)
-
-
-def scalars(key_values: Mapping[str, Any]) -> dict[str, float | int | None]:
-    """The numbers among logged values as JSON numbers; ``None`` for one that is not finite."""
-    found: dict[str, float | int | None] = {}
-    for name, value in key_values.items():
-        if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-            plain = value.item() if isinstance(value, np.generic) else value
-            found[name] = plain if math.isfinite(plain) else None
-    return found
 
 
 def describe(step: int, numbers: Mapping[str, float | int | None]) -> str:

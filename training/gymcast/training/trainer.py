@@ -45,9 +45,10 @@ from gymcast.training.events import (
     TrainingStatusData,
     utc_now,
 )
+from gymcast.training.logged_values import EVALUATION
 from gymcast.training.models import build_model, follow_progress, normalized, torch_threads
 from gymcast.training.resume import resume_run, save_run
-from gymcast.training.run_log import EVALUATION, RunLog, write_text
+from gymcast.training.run_log import RunLog, write_text
 from gymcast.training.run_state import capture, streams_untouched
 from gymcast.training.sb3_zip import load_weights, read_sb3_zip
 from gymcast.training.signals import StopSignals

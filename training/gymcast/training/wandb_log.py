@@ -15,7 +15,7 @@ from typing import Any, Final
 from stable_baselines3.common.logger import KVWriter
 
 from gymcast.training.config import ConfigError, TrainingConfig
-from gymcast.training.run_log import is_result, scalars
+from gymcast.training.logged_values import is_result, scalars
 
 # W&B keeps every value it is given; one set a second is more than its charts show.
 LOG_SECONDS: Final = 1.0
