@@ -54,13 +54,7 @@ AIMS = 16
 _ANGLES = np.arange(AIMS) * (2 * np.pi / AIMS)
 AIM_X: NDArray[np.float64] = np.round(np.cos(_ANGLES), 12)
 AIM_Y: NDArray[np.float64] = np.round(np.sin(_ANGLES), 12)
-ACTION_NVEC = (3, 3, 2, AIMS)
-ACTION_LABELS = (
-    ("move", ("stay", "left", "right")),
-    ("vertical", ("none", "jump", "dive")),
-    ("bow", ("release", "hold")),
-    ("aim", ("E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW", "N", "NNE", "NE", "ENE")),
-)
+ACTION_NVEC = (3, 3, 2, AIMS)  # move, vertical, bow, aim; the names of their values: gymcast.envs.registry
 MASK_SIZE = sum(ACTION_NVEC)
 
 SPARSE, KILLS, SHAPED = 0, 1, 2
