@@ -68,9 +68,8 @@ class Lanes:
         """Take this worker's part of the shared memory."""
         first = self._start.first_lane
         mine = slice(first, first + len(self.envs))
-        self._observation_space = self.envs[0].observation_space
-        self._action_space = self.envs[0].action_space
-        self._leaves = observation_leaves(self._observation_space)
+        self._spaces = [(env.observation_space, env.action_space) for env in self.envs]
+        self._leaves = observation_leaves(self._spaces[0][0])
         self._dtypes = [np.dtype(leaf.dtype) for leaf in self._leaves]
         self._checks_nan = [index for index, dtype in enumerate(self._dtypes) if dtype.kind == "f"]
         self._rows = [[leaf[mine] for leaf in turn] for turn in arrays.observations]
@@ -151,9 +150,12 @@ class Lanes:
         self._busy[0] = self.current
 
     def _begin(self, place: int, env: gymnasium.Env[Any, Any], turn: int, observation: Any) -> None:
-        if env.observation_space != self._observation_space or env.action_space != self._action_space:
-            was = f"{self._observation_space}, {self._action_space}"
-            raise EnvFault(f"its spaces changed from {was} to {_spaces(env)}")
+        now = env.observation_space, env.action_space
+        was = self._spaces[place]
+        if now[0] is not was[0] or now[1] is not was[1]:  # comparing what they say takes longer than a step
+            if now != was:
+                raise EnvFault(f"its spaces changed from {was[0]}, {was[1]} to {now[0]}, {now[1]}")
+            self._spaces[place] = now
         self._put(place, turn, observation)
         self._began[place] = time.monotonic()
 
