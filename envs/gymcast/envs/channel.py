@@ -20,9 +20,14 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """One end. With `process`, a pidfd of the other side, its death is noticed even while others hold its end open."""
+    """One end.
 
-    def __init__(self, sock: socket.socket, process: int | None = None) -> None:
+    With `process`, a pidfd of the other side, its death is noticed even while others hold its end open. `spin` is how
+    many seconds to look for a message before sleeping for it: being woken takes longer than a step of a cheap game.
+    """
+
+    def __init__(self, sock: socket.socket, process: int | None = None, spin: float = 0.0) -> None:
+        self._spin = spin
         self._sock = sock
         self._buffer = bytearray()
         self._poll = select.poll()
@@ -58,6 +63,10 @@ class Channel:
         while (message := self._take()) is None:
             if self._process is not None or deadline is not None:
                 self._wait(deadline)
+            elif self._spin:
+                until = time.perf_counter() + self._spin
+                while not self._poll.poll(0) and time.perf_counter() < until:
+                    pass
             try:
                 part = self._sock.recv(_CHUNK)
             except OSError as error:

@@ -104,6 +104,7 @@ class Worker:
         method: "fork", "spawn" or "forkserver".
         memory: descriptor of the memory the arrays are in.
         episode_timeout: seconds after which it truncates an episode, or None.
+        spin: seconds for which it looks for the next step before it sleeps.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Worker:
         method: str,
         memory: int,
         episode_timeout: float | None,
+        spin: float = 0.0,
     ) -> None:
         self.number, self.lanes = number, lanes
         self.in_a_row = 0
@@ -121,7 +123,7 @@ class Worker:
         self._context: Any = multiprocessing.get_context(method)
         self._memory = memory
         pickled = tuple(cloudpickle.dumps(factory) for factory in factories)
-        self._start = WorkerStart(number, lanes[0], pickled, os.getpid(), episode_timeout)
+        self._start = WorkerStart(number, lanes[0], pickled, os.getpid(), episode_timeout, spin)
         self.arrays: SharedArrays | None = None
         self.process: Any = None
         self._channel: Channel | None = None

@@ -29,6 +29,8 @@ class WorkerStart:
     parent: int
     """Process id of the parent."""
     episode_timeout: float | None
+    spin: float
+    """Seconds to look for the next step before sleeping for it."""
 
 
 class EnvFault(Exception):

@@ -50,7 +50,7 @@ def main(sock: socket.socket, lifeline: socket.socket, start: WorkerStart) -> No
     _, (memory, log), _, _ = socket.recv_fds(sock, 1, 2)
     faulthandler.enable(log)
     faulthandler.register(signal.SIGUSR1, log)
-    channel = Channel(sock)
+    channel = Channel(sock, spin=start.spin)
     lanes: Lanes | GameLanes = Lanes(start)
     try:
         lanes.current = start.first_lane

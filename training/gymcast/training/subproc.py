@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 Indices = int | Iterable[int] | None
 _STEP_MESSAGES = (STEP + b"\0", STEP + b"\1")
 _PRELOADED = ["__main__", "gymcast.envs.subproc_worker", "stable_baselines3.common.monitor"]
+_SPIN_SECONDS = 0.0002  # made CartPole, 8 lanes in 2 workers on 2 cores, about 1.6 times as fast
 _REMEMBERED_RESTARTS = 1000
 
 
@@ -101,11 +102,12 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         method = start_method or ("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
         if method == "forkserver":  # once per process, so that a worker starts in a moment
             multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+        spin = _SPIN_SECONDS if count <= len(os.sched_getaffinity(0)) else 0.0  # more would take each other's cores
         edges = [round(place * lanes / count) for place in range(count + 1)]
         for number in range(count):
             mine = range(edges[number], edges[number + 1])
             factories = env_fns[mine.start : mine.stop]
-            self._workers.append(Worker(number, mine, factories, method, self._memory, episode_timeout))
+            self._workers.append(Worker(number, mine, factories, method, self._memory, episode_timeout, spin))
         self.closed = False
         try:
             observation_space, action_space = self._start_all()
