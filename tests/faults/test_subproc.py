@@ -136,11 +136,13 @@ def test_a_worker_that_fails_is_started_again_and_others_are_as_if_nothing_was(
 ) -> None:
     trigger = tmp_path / "now"
     told: list[WorkerRestart] = []
+    others = set(psutil.Process().children(recursive=True))  # of tests before this one
     calm, shaken = envs(), envs(trigger, trouble, step_timeout=1.0, on_restart=told.append)
     try:
         expected, found = play(calm, 30), play(shaken, 30, trigger)
         # Direct children are the fork server and the resource tracker of multiprocessing, which outlive workers.
-        family = [one.pid for one in psutil.Process().children(recursive=True) if one.ppid() != os.getpid()]
+        born = set(psutil.Process().children(recursive=True)) - others
+        family = [one.pid for one in born if one.ppid() != os.getpid()]
     finally:
         calm.close()
         shaken.close()
