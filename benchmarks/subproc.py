@@ -3,12 +3,16 @@
     python benchmarks/subproc.py                       # about five minutes
     python benchmarks/subproc.py --only cheap --seconds 1 --repeats 3
     python benchmarks/subproc.py --faults 60           # SIGKILL of a worker every 10 s and one SIGSTOP, for 60 s
+    python benchmarks/subproc.py --overlap             # rollouts with and without two halves in flight
 
 Cases run in turn, `--repeats` times, each for `--seconds`; figures are medians of steps per second (one step of one
 lane counts as one) and their ratio to SB3's SubprocVecEnv. Actions are drawn beforehand and are the same for all.
 `ideal` of the slow environment is what its workers reach when nothing but its 5 ms is spent.
 
 cheap    CartPole-v1, 8 lanes                           pixel    84 x 84 x 4 images, uint8, 8 lanes
+With `--overlap`, 8 lanes of images are stepped by BatchPPO with a CnnPolicy on one thread, and the environments wait or
+compute as long as the network takes for all lanes.
+
 slow     5 ms of waiting a step, 8 lanes, 8 workers     uneven   0 to 2 ms of computing a step, 8 lanes
 """
 
@@ -19,16 +23,19 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from _common import interleave, machine, median, table
 from gymcast.training import GymcastSubprocVecEnv
+from gymcast.training.algorithms import BatchPPO
 
 LANES = 8
 SLOW_SECONDS = 0.005
@@ -79,6 +86,28 @@ class Uneven(Slow):
         while time.perf_counter() < until:
             pass
         return np.zeros(4, np.float32), 1.0, self.np_random.random() < 0.002, False, {}
+
+
+class Takes(Pixels):
+    """Waits, or computes, for as many seconds a step as it is told."""
+
+    def __init__(self, seconds: float, waits: bool) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(0, 255, (4, 84, 84), np.uint8)  # as the network takes it, unwrapped
+        self.seconds, self.waits = seconds, waits
+
+    def reset(self, **more: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(**more)
+        return np.zeros((4, 84, 84), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        until = time.perf_counter() + self.seconds
+        if self.waits:
+            time.sleep(self.seconds)
+        while time.perf_counter() < until:
+            pass
+        self.steps += 1
+        return np.full((4, 84, 84), self.steps % 256, np.uint8), 1.0, self.steps == 500, False, {}
 
 
 def cartpole() -> gym.Env[Any, Any]:
@@ -173,6 +202,51 @@ def disturb(seconds: float) -> None:
     print(f"throughput lost: {1 - shaken[1] / calm:.1%}")
 
 
+def compare_overlap(repeats: int) -> None:
+    """Steps per second of `collect_rollouts`, which acts and steps in turn."""
+    torch.set_num_threads(1)
+    rows = []
+    for waits in (True, False):
+        cases: dict[str, Callable[[], float]] = {}
+        envs = []
+        forward = 0.0
+        for on in (False, True):
+            env = GymcastSubprocVecEnv([partial(Takes, 0.0, False)] * LANES, n_workers=2)
+            model = BatchPPO("CnnPolicy", env, n_steps=64, batch_size=64, device="cpu")
+            if not forward:
+                obs = model.policy.obs_to_tensor(env.reset())[0]
+                forward = median([seconds_of(lambda seen=obs, net=model.policy: net(seen)) for _ in range(30)])
+            env.close()
+            # Lanes that wait do so at once; lanes that compute share a worker, and a core, with half of the others.
+            each, workers = (forward, LANES) if waits else (forward / (LANES / 2), 2)
+            env = GymcastSubprocVecEnv([partial(Takes, each, waits)] * LANES, n_workers=workers, overlap=on)
+            envs.append(env)
+            model.set_env(env)
+            cases["overlapped" if on else "in turn"] = collector(model)
+        figures = interleave(cases, repeats)
+        for name, rates in figures.items():
+            ratio = median([rate / plain for rate, plain in zip(rates, figures["in turn"], strict=True)])
+            what = f"{'waits' if waits else 'computes'} as long as the network ({1000 * forward:.1f} ms)"
+            rows.append([what, name, f"{median(rates):,.0f}", f"{ratio:.2f}"])
+        for env in envs:
+            env.close()
+    print(table(["environment", "rollouts", "steps/s", "x in turn"], rows))
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        call()
+    return time.perf_counter() - start
+
+
+def collector(model: BatchPPO) -> Callable[[], float]:
+    _, callback = model._setup_learn(10**9, None)
+    return lambda: (
+        64 * LANES / seconds_of(lambda: model.collect_rollouts(model.get_env(), callback, model.rollout_buffer, 64))
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one measurement")
@@ -181,8 +255,12 @@ def main() -> None:
     parser.add_argument(
         "--faults", type=float, metavar="SECONDS", help="measure with killed and stopped workers instead"
     )
+    parser.add_argument("--overlap", action="store_true", help="measure rollouts with two halves in flight instead")
     arguments = parser.parse_args()
     print(machine())
+    if arguments.overlap:
+        compare_overlap(arguments.repeats)
+        return
     if arguments.faults:
         disturb(arguments.faults)
         return

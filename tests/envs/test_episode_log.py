@@ -239,7 +239,7 @@ def test_files_of_something_else_are_named_and_the_rest_is_read(tmp_path: Path) 
 
 
 def test_a_later_format_is_refused_with_the_reason(tmp_path: Path) -> None:
-    text = json.dumps({**vars(header()), "codec": CODEC.to_json(), "format": 2}).encode()
+    text = json.dumps({**vars(header()), "codec": CODEC.to_json(), "extras": {}, "format": 2}).encode()
     path = tmp_path / "segment-00000001.log"
     path.write_bytes(struct.pack("<4sII", b"GCEL", len(text), zlib.crc32(text)) + text)
     with pytest.raises(ReplayError, match="format 2, this gymcast reads format 1"):

@@ -151,7 +151,7 @@ def packed(header: Any, actions: bytes = b"") -> bytes:
 
 
 def header_of(replay: Replay) -> dict[str, Any]:
-    shown = {f.name: getattr(replay, f.name) for f in dataclasses.fields(replay) if f.name != "actions"}
+    shown = {f.name: getattr(replay, f.name) for f in dataclasses.fields(replay) if f.name not in ("actions", "extras")}
     return {**shown, "dtype": replay.actions.dtype.str, "shape": list(replay.actions.shape)}
 
 

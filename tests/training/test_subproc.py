@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import time
 from typing import Any
 
 import cloudpickle
@@ -21,6 +22,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 from gymcast.envs import GameFactory, GameVectorEnv
 from gymcast.envs.shared_arrays import mask_size
 from gymcast.training import GameVecEnv, GymcastSubprocVecEnv
+from gymcast.training.algorithms import BatchMaskablePPO, BatchPPO
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -40,6 +42,26 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
     "multi-discrete": spaces.MultiDiscrete([2, 5]),
     "dict": spaces.Dict(move=spaces.Discrete(2), aim=spaces.Box(-1, 1, (1,))),
 }
+
+
+class Unsteady(gym.Env[Any, Any]):
+    """Steps take from nothing to a millisecond; observes how many steps its episode has had."""
+
+    observation_space = spaces.Box(0, 1000, (1,), np.int64)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.pace = np.random.default_rng(id(self) % 1000)
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        self.steps = 0
+        return np.zeros(1, np.int64), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        time.sleep(self.pace.choice([0.0, 0.0, 0.0002, 0.001]))
+        self.steps += 1
+        info = {"steps": self.steps} if self.steps % 7 == 0 else {}
+        return np.array([self.steps]), float(action), False, False, info
 
 
 class Sampler(gym.Env[Any, Any]):
@@ -233,6 +255,74 @@ def test_a_built_in_game_plays_in_workers_what_it_plays_in_one_batch(workers: in
             one.close()
 
 
+class Echo(gym.Env[Any, Any]):
+    """Shows the number of its step, its random state and the last action; rewards depend on both, masks on the step."""
+
+    def __init__(self, action: str = "box") -> None:
+        self.observation_space = spaces.Box(-100, 100, (3,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,)) if action == "box" else spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps, self.state, self.last = 0, self.np_random.random(), 0.0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        self.last, self.state = float(np.ravel(action)[0]), self.np_random.random()
+        ends = self.state < 0.1
+        return self._seen(), self.last + self.state, ends, self.steps == 7, {}
+
+    def _seen(self) -> Any:
+        return np.array([self.steps, self.state, self.last], np.float32)
+
+    def action_masks(self) -> Any:
+        return allowed_after(self.steps)
+
+
+def allowed_after(steps: int) -> Any:
+    return np.array([(steps + choice) % 3 != 0 for choice in range(4)])
+
+
+def rollout(algorithm: Any, action: str, overlap: bool) -> Any:
+    """The buffer after two rollouts of a policy that hardly explores."""
+    env = GymcastSubprocVecEnv([lambda: Echo(action)] * 5, n_workers=3, overlap=overlap)
+    more = {"log_std_init": -25.0} if action == "box" else {}
+    model = algorithm("MlpPolicy", env, n_steps=20, batch_size=50, seed=3, policy_kwargs=more, learning_rate=0.0)
+    model.learn(200)
+    env.close()
+    assert model.num_timesteps == 200
+    return model.rollout_buffer
+
+
+def test_overlap_fills_the_rollout_with_what_it_would_hold_without() -> None:
+    plain, overlapped = (rollout(BatchPPO, "box", overlap) for overlap in (False, True))
+    assert np.array_equal(plain.episode_starts, overlapped.episode_starts) and plain.episode_starts.sum() > 10
+    for name in ("observations", "actions", "rewards", "values", "advantages", "returns"):
+        assert np.allclose(getattr(plain, name), getattr(overlapped, name), atol=1e-5), name
+
+
+def test_overlap_gives_each_lane_the_action_and_the_mask_of_its_own_observation() -> None:
+    filled = rollout(BatchMaskablePPO, "discrete", True)
+    rows, actions = filled.observations.reshape(5, 20, 3), filled.actions.reshape(5, 20)  # its order after training
+    masks = filled.action_masks.reshape(5, 20, 4)
+    for lane, step in np.ndindex(5, 20):
+        allowed = allowed_after(int(rows[lane, step, 0]))
+        assert np.array_equal(masks[lane, step], allowed) and allowed[int(actions[lane, step])]
+        if step < 19 and not filled.episode_starts[step + 1, lane]:
+            assert rows[lane, step + 1, 2] == actions[lane, step], "the observation echoes the action of its own lane"
+
+
+def test_overlap_is_refused_where_it_cannot_work() -> None:
+    with pytest.raises(ValueError, match="n_workers is 1, give 2 or more"):
+        GymcastSubprocVecEnv([Echo] * 2, n_workers=1, overlap=True)
+    env = GymcastSubprocVecEnv([Echo] * 2, n_workers=2, overlap=True)
+    model = BatchPPO("MlpPolicy", VecNormalize(env), n_steps=4, batch_size=8)
+    with pytest.raises(ValueError, match="VecNormalize knows nothing"):
+        model.learn(8)
+    env.close()
+
+
 class Words(Sampler):
     def __init__(self) -> None:
         super().__init__()
@@ -246,3 +336,24 @@ def test_what_it_cannot_take_is_refused_with_words() -> None:
         GymcastSubprocVecEnv([])
     with pytest.raises(ValueError, match="n_workers=0"):
         GymcastSubprocVecEnv([Sampler], n_workers=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_steps_at_any_pace_are_answered_once_and_in_order(workers: int) -> None:
+    env = GymcastSubprocVecEnv([Unsteady] * 3, n_workers=workers)
+    pace = np.random.default_rng(0)
+    try:
+        env.reset()
+        for step in range(1, 400):
+            actions = pace.integers(0, 2, 3)
+            env.step_async(actions)
+            time.sleep(pace.choice([0.0, 0.0, 0.0003, 0.0015]))
+            observations, rewards, _, infos = env.step_wait()
+            assert observations.ravel().tolist() == [step] * 3
+            assert rewards.tolist() == actions.tolist()
+            assert [info.get("steps") for info in infos] == [step if step % 7 == 0 else None] * 3
+            if step % 50 == 0:
+                assert env.get_attr("steps") == [step] * 3
+            time.sleep(pace.choice([0.0, 0.0, 0.0003, 0.0015]))
+    finally:
+        env.close()

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.envs.replay import Replay, ReplayError
 from gymcast.envs.segments import NO_COUNT, PATTERN, Block, BlockPlace, Segment, read_segment
 from gymcast.envs.vector import OUTCOMES
@@ -66,6 +67,7 @@ class LoggedEpisode:
     kills: tuple[int | None, ...]
     deaths: tuple[int | None, ...]
     check: str
+    extras: EnvExtras = NO_EXTRAS
 
     def summary(self) -> dict[str, Any]:
         """What it came to for the seat of its lane, and `returns` and `check` to the last bit."""
@@ -216,7 +218,14 @@ class EpisodeLog:
         if len(actions) != episode.length:
             raise ReplayError(f"the log has {len(actions)} of the {episode.length} decisions of this episode.")
         return Replay(
-            episode.env_id, episode.version, episode.options, episode.seed, episode.episode, actions, episode.summary()
+            episode.env_id,
+            episode.version,
+            episode.options,
+            episode.seed,
+            episode.episode,
+            actions,
+            episode.summary(),
+            episode.extras,
         )
 
     def _episode(self, row: np.void, seat: int) -> LoggedEpisode:
@@ -240,6 +249,7 @@ class EpisodeLog:
             _counts(facts["kills"]),
             _counts(facts["deaths"]),
             f"{int(facts['check']):016x}",
+            header.extras,
         )
 
 
@@ -284,7 +294,7 @@ def _unbroken_since(segment: Segment, unbroken: int) -> tuple[NDArray[np.int64],
 
 
 def _same_games(a: Segment, b: Segment) -> bool:
-    names = ("env_id", "version", "options", "lanes", "games", "seats", "codec")
+    names = ("env_id", "version", "options", "lanes", "games", "seats", "codec", "extras")
     return all(getattr(a.header, name) == getattr(b.header, name) for name in names)
 
 

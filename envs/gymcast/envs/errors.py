@@ -18,6 +18,18 @@ class OptionValueError(ValueError):
     """The value of an option is not allowed."""
 
 
+class EnvMakeError(ValueError):
+    """An environment that is not gymcast's cannot be made as asked for; ``field`` is the setting to change."""
+
+    def __init__(self, field: str, text: str) -> None:
+        self.field = field
+        super().__init__(text)
+
+
+class EnvFaultError(RuntimeError):
+    """An environment returned what its own spaces, or Gymnasium's rules, do not allow."""
+
+
 class ActionError(ValueError):
     """Actions of the wrong shape, type or range."""
 

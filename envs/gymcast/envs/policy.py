@@ -40,6 +40,8 @@ class NumpyPolicy:
         self._critic = self._layers(arrays, "vf", "value")
         self.random = np.random.default_rng(seed)
         self.deterministic = False
+        self.row_by_row = False
+        """Whether each row is computed on its own: slower, but what comes out for it depends on no other row."""
 
     @staticmethod
     def _layers(arrays: dict[str, NDArray[Any]], prefix: str, head: str) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -49,10 +51,12 @@ class NumpyPolicy:
 
     def _forward(self, layers: list[tuple[NDArray[Any], NDArray[Any]]], x: NDArray[Any]) -> NDArray[np.float32]:
         x = np.asarray(x, np.float32).reshape(len(x), -1)
+        if self.row_by_row:
+            x = x[:, None, :]
         for weight, bias in layers[:-1]:
             x = self._activation(x @ weight + bias)
         result: NDArray[np.float32] = x @ layers[-1][0] + layers[-1][1]
-        return result
+        return result[:, 0] if self.row_by_row else result
 
     def probabilities(self, observations: NDArray[Any], masks: NDArray[np.bool_] | None = None) -> list[NDArray[Any]]:
         """Probabilities of each group's actions, float32 (N, n) per group; illegal ones 0 where masks are given."""

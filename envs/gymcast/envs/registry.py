@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from gymcast.envs.errors import OptionValueError, UnknownEnvError, UnknownOptionError, did_you_mean
+from gymcast.envs.foreign_ids import import_family, import_packages, missing_hint
 
 NAMESPACE = "gymcast"
 
@@ -60,6 +61,7 @@ class GameSpec:
     action_labels: tuple[tuple[str, tuple[str, ...]], ...]
     module: str  # where the batch class lives
     batch_class: str
+    script_class: str  # scripted levels as policies, in the same module
     draw_module: str
     state_fixed: tuple[str, ...]  # fields of the state that the options determine
     state_ranges: Mapping[str, tuple[Any, Any]]  # bounds (inclusive) of those that kernels index or loop with
@@ -85,6 +87,15 @@ class GameSpec:
     def load_batch(self) -> Any:
         """The batch class of the game (imports its kernels)."""
         return getattr(importlib.import_module(self.module), self.batch_class)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The scripted levels that can take a learner's place (`load_script`)."""
+        return tuple(name for name in self.opponents if name not in ("random", "mixed", "self"))
+
+    def load_script(self) -> Any:
+        """The class that plays a scripted level in a learner's place (imports the game's kernels)."""
+        return getattr(importlib.import_module(self.module), self.script_class)
 
     def load_draw(self) -> Any:
         """The module that draws the game."""
@@ -133,6 +144,7 @@ ARCHERS = GameSpec(
     ),
     module="gymcast.envs.games.archers_batch",
     batch_class="ArchersBatch",
+    script_class="ArchersScript",
     draw_module="gymcast.envs.draw.archers",
     state_fixed=("players", "arrows"),
     state_ranges={
@@ -163,6 +175,12 @@ ARCHERS = GameSpec(
 GAMES: dict[str, GameSpec] = {ARCHERS.id: ARCHERS}
 
 
+# Environments of ours that are no compiled batches, small ones that show one thing: their class and title.
+PLAIN_ENVS: dict[str, tuple[str, str]] = {
+    "gymcast/Vault-v0": ("gymcast.envs.vault:VaultEnv", "Vault: needs a memory and masks at once"),
+}
+
+
 def game_spec(name: str) -> GameSpec:
     """The game of an id ("gymcast/Archers-v0") or a name ("archers"); raises UnknownEnvError with the nearest name."""
     for spec in GAMES.values():
@@ -171,15 +189,29 @@ def game_spec(name: str) -> GameSpec:
     raise UnknownEnvError(_unknown(name, [s.name for s in GAMES.values()] + list(GAMES)))
 
 
-def resolve_env_id(name: str) -> str:
-    """A Gymnasium id from a game's name ("archers") or any registered id; raises UnknownEnvError."""
+def resolve_env_id(name: str, packages: Sequence[str] = ()) -> str:
+    """A Gymnasium id from a game's name ("archers") or any registered id, `packages` being imported first.
+
+    Raises UnknownEnvError with the nearest name, EnvMakeError for a package that does not import.
+    """
     register_all()
     for spec in GAMES.values():
         if name.lower() == spec.name or name == spec.id:
             return spec.id
+    for env_id in PLAIN_ENVS:
+        if name.lower() == short_name(env_id):
+            return env_id
+    import_packages(packages)
+    if name not in gymnasium.registry:
+        import_family(name)
     if name in gymnasium.registry:
         return name
     raise UnknownEnvError(_unknown(name, [s.name for s in GAMES.values()] + list(gymnasium.registry)))
+
+
+def short_name(env_id: str) -> str:
+    """ "vault" of "gymcast/Vault-v0"."""
+    return env_id.rsplit("/", 1)[-1].rsplit("-v", 1)[0].lower()
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -188,7 +220,10 @@ def _unknown(name: str, known: list[str]) -> str:
     for lower, proper in by_lower.items():
         hint = hint.replace(f'"{lower}"', f'"{proper}"')
     games = ", ".join(f"{s.name} ({s.id})" for s in GAMES.values())
-    return f"there is no environment {name!r}.{hint} Built-in games: {games}; any registered Gymnasium id works too."
+    return (
+        f"there is no environment {name!r}.{hint} Built-in games: {games}; any registered Gymnasium id works too."
+        f"{missing_hint(name)}"
+    )
 
 
 def action_space(spec: GameSpec, options: Mapping[str, Any]) -> spaces.Space[Any]:
@@ -202,7 +237,10 @@ def action_space(spec: GameSpec, options: Mapping[str, Any]) -> spaces.Space[Any
 
 
 def register_all() -> None:
-    """Register the built-in games with Gymnasium; doing it again does nothing."""
+    """Register our environments with Gymnasium; doing it again does nothing."""
+    for env_id, (entry_point, _) in PLAIN_ENVS.items():
+        if env_id not in gymnasium.registry:
+            gymnasium.register(env_id, entry_point=entry_point)
     for spec in GAMES.values():
         if spec.id not in gymnasium.registry:
             gymnasium.register(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.envs.vector import OUTCOMES, GameVectorEnv
 
 _MAGIC = b"GCRP1"
@@ -30,6 +31,7 @@ class Replay:
     more entries), or floats of a Box.
     summary: what it came to: `return`, `length` (decisions), `seconds` (game time), `outcome`, `kills`, `deaths`; of an
     episode out of a log also `returns` (of every seat, exact) and `check` (a hash of the last observations).
+    extras: packages and wrappers of an environment that is not gymcast's.
     """
 
     env_id: str
@@ -39,6 +41,7 @@ class Replay:
     episode: int
     actions: NDArray[Any]
     summary: dict[str, Any] = field(default_factory=dict)
+    extras: EnvExtras = NO_EXTRAS
 
     def to_bytes(self) -> bytes:
         """A JSON header and the actions, compressed; no pickle."""
@@ -51,6 +54,7 @@ class Replay:
             "summary": self.summary,
             "dtype": self.actions.dtype.str,
             "shape": self.actions.shape,
+            **({"extras": self.extras.to_json()} if self.extras else {}),
         }
         text = json.dumps(header, separators=(",", ":")).encode()
         body = len(text).to_bytes(4, "big") + text + np.ascontiguousarray(self.actions).tobytes()
@@ -88,6 +92,12 @@ _INT64 = 1 << 63
 
 def _from_header(header: Any, content: bytes) -> Replay:
     """A replay from its decoded header and the bytes of its actions; raises ReplayError."""
+    extras = NO_EXTRAS
+    if isinstance(header, dict) and isinstance(given := header.pop("extras", {}), dict):
+        try:
+            extras = EnvExtras.from_json(given)
+        except ValueError as error:
+            raise ReplayError(f"this replay is damaged: {error}.") from error
     if not isinstance(header, dict) or set(header) != set(_HEADER):
         raise ReplayError(f"this replay is damaged: its header is not an object with {', '.join(_HEADER)}.")
     for name, kind in _HEADER.items():
@@ -101,7 +111,7 @@ def _from_header(header: Any, content: bytes) -> Replay:
     whole = len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)
     if not whole or math.prod(shape) * np.dtype(dtype).itemsize != len(content):
         raise ReplayError(f"this replay is damaged: {len(content)} bytes are no actions of shape {str(shape)[:40]}.")
-    return Replay(actions=np.frombuffer(content, dtype).reshape(shape), **header)
+    return Replay(actions=np.frombuffer(content, dtype).reshape(shape), extras=extras, **header)
 
 
 class ReplayRecorder:

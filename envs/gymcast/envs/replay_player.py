@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -12,9 +14,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from gymcast.envs.action_codec import ActionCodec
-from gymcast.envs.errors import OptionValueError, UnknownOptionError
+from gymcast.envs.errors import EnvFaultError, EnvMakeError, OptionValueError, UnknownOptionError
+from gymcast.envs.foreign_ids import import_family
+from gymcast.envs.foreign_make import make_foreign
 from gymcast.envs.registry import GAMES, GameSpec
 from gymcast.envs.replay import Replay, ReplayError
+from gymcast.envs.trajectory import TrajectoryHash, feed
 from gymcast.envs.vector import OUTCOMES
 
 _DIGITS = 6  # of a return that is shown
@@ -23,20 +28,8 @@ _DIGITS = 6  # of a return that is shown
 def observation_check(observations: Any) -> int:
     """64 bits of BLAKE2b over the last observations of an episode: an array (seats, ...), or a mapping or tuple."""
     digest = hashlib.blake2b(digest_size=8)
-    _feed(digest, observations)
+    feed(digest, observations)
     return int.from_bytes(digest.digest(), "little")
-
-
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, Mapping):
-        for key in sorted(value):
-            digest.update(repr(key).encode())
-            _feed(digest, value[key])
-    elif isinstance(value, tuple | list):
-        for part in value:
-            _feed(digest, part)
-    else:
-        digest.update(np.ascontiguousarray(value).tobytes())
 
 
 def outcome_of(info: Mapping[str, Any]) -> int | None:
@@ -144,23 +137,31 @@ class GamePlayer:
 
 
 class _GymPlayer:
-    """Plays a replay of any registered Gymnasium environment: made anew and reset with the episode's seed."""
+    """Plays a replay of any registered Gymnasium environment: made anew and reset with the episode's seed.
+
+    A replay may come from anywhere: of what it names, only modules that are imported already are used.
+    """
 
     def __init__(self, replay: Replay, images: bool) -> None:
+        if missing := [name for name in replay.extras.modules() if name not in sys.modules]:
+            raise ReplayError(f"this replay needs {missing[0]}, which is not imported: --gym-packages {missing[0]}.")
+        with contextlib.suppress(EnvMakeError):  # what is missing then is told below
+            import_family(replay.env_id)
         spec = gymnasium.registry.get(replay.env_id)
         if spec is None:
             raise ReplayError(
-                f"there is no environment {replay.env_id!r} here: import the package that registers it, or install it."
+                f"there is no environment {replay.env_id!r} here: import the package that registers it "
+                "(--gym-packages NAME), or install it."
             )
         if replay.version != (spec.version or 0):
             raise ReplayError(
                 f"this replay is of {replay.env_id} version {replay.version}, here is version {spec.version}."
             )
-        can_draw = images and "rgb_array" in _render_modes(spec)
+        self._can_draw = can_draw = images and "rgb_array" in _render_modes(spec)
         try:
-            self._env = gymnasium.make(replay.env_id, **replay.options, **_drawing(can_draw))
+            self._env = make_foreign(replay.env_id, {**replay.options, **_drawing(can_draw)}, replay.extras)
             self._env.reset(seed=replay.seed)
-        except (TypeError, ValueError, gymnasium.error.Error) as error:
+        except (TypeError, ValueError, EnvFaultError, gymnasium.error.Error) as error:
             raise ReplayError(f"this replay cannot be played: {error}") from error
         self._codec = ActionCodec.for_space(self._env.action_space)
         fits = replay.actions.ndim == 3 and self._codec is not None
@@ -169,7 +170,7 @@ class _GymPlayer:
             raise ReplayError(f"this replay is damaged: its actions are not those of {replay.env_id}.")
         self._replay = replay
         self._length, self._return = 0, 0.0
-        self._hash = hashlib.sha256()
+        self._hash = TrajectoryHash()
         self._last: Any = None
         self._info: Mapping[str, Any] = {}
 
@@ -179,8 +180,7 @@ class _GymPlayer:
         self._last, reward, terminated, truncated, self._info = self._env.step(action)
         self._length += 1
         self._return += float(reward)
-        _feed(self._hash, self._last)
-        self._hash.update(np.float64(reward).tobytes() + bytes((terminated, truncated)))
+        self._hash.update(self._last, reward, terminated, truncated)
         return bool(terminated or truncated)
 
     def result(self) -> dict[str, Any]:
@@ -197,7 +197,8 @@ class _GymPlayer:
 
     def image(self) -> NDArray[np.uint8]:
         """The moment as an image; raises ReplayError for an environment without images."""
-        image = self._env.render()
+        # Without that mode it would do something else, or raise NotImplementedError without a word.
+        image = self._env.render() if self._can_draw else None
         if not isinstance(image, np.ndarray):
             raise ReplayError(f"{self._replay.env_id} draws no images (render_mode rgb_array).")
         return image

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gymcast.envs.action_codec import ActionCodec
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.envs.replay import ReplayError
 
 FORMAT = 1
@@ -74,6 +75,7 @@ class SegmentHeader:
     decision_seconds: float | None  # game time; None where it is unknown
     first: int  # place of the first block
     made_by: dict[str, str] = field(default_factory=dict)  # package versions
+    extras: EnvExtras = NO_EXTRAS  # packages and wrappers of an environment that is not gymcast's
 
     @property
     def rows(self) -> int:
@@ -88,6 +90,8 @@ class SegmentHeader:
     def to_bytes(self) -> bytes:
         """The beginning of the file."""
         values = {**vars(self), "codec": self.codec.to_json(), "format": FORMAT}
+        extras = values.pop("extras").to_json()
+        values |= {"extras": extras} if extras else {}
         text = json.dumps(values, separators=(",", ":")).encode()
         return _FILE_HEAD.pack(_FILE_MAGIC, len(text), zlib.crc32(text)) + text
 
@@ -113,9 +117,10 @@ def _read_header(file: BinaryIO) -> SegmentHeader:
         if found != FORMAT:
             raise ReplayError(f"it has format {found}, this gymcast reads format {FORMAT}.")
         codec = ActionCodec.from_json(values.get("codec"))
+        extras = EnvExtras.from_json(values.pop("extras", {}))
         if set(values) != set(_HEADER_KINDS) or not all(isinstance(values[n], k) for n, k in _HEADER_KINDS.items()):
             raise ValueError("fields are missing")
-        header = SegmentHeader(**{**values, "codec": codec})
+        header = SegmentHeader(**{**values, "codec": codec, "extras": extras})
         if not (1 <= header.games <= header.lanes <= 1 << 24 and 1 <= header.seats <= 1 << 10 and header.first >= 0):
             raise ValueError("numbers are out of range")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:

@@ -15,6 +15,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from gymcast.envs.bell import WORDS
+
 Key = str | int | None
 """Of a part of an observation: its name in a Dict, its place in a Tuple, None when the observation is one array."""
 
@@ -53,6 +55,7 @@ class ArraySpec:
             ((self.lanes,), "bool"),
             ((self.lanes, self.mask_size), "bool"),
             ((self.workers,), "int64"),
+            ((self.workers, WORDS), "int64"),
             *action,
         ]
 
@@ -83,7 +86,9 @@ class SharedArrays:
         self.masks: NDArray[np.bool_] = rest[2]
         self.current: NDArray[np.int64] = rest[3]
         """The lane that each worker is busy with, for messages about workers that died or hang."""
-        self.actions: NDArray[Any] | None = rest[4] if spec.action else None
+        self.bells: NDArray[np.int64] = rest[4]
+        """(workers, WORDS): see `bell`."""
+        self.actions: NDArray[Any] | None = rest[5] if spec.action else None
 
 
 def allocate(spec: ArraySpec, fd: int) -> SharedArrays:

@@ -1,41 +1,27 @@
-"""The parent's side of worker processes: starting, asking, and ending them, whatever they do."""
+"""Workers of a subprocess vector environment: asking them, and what is said when they fail."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import pickle
-import select
-import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
 
-from gymcast.envs.channel import Channel, ChannelClosed, ChannelTimeout
+from gymcast.envs.bell import ParentBell
+from gymcast.envs.channel import ChannelClosed, ChannelTimeout, framed
 from gymcast.envs.shared_arrays import ArraySpec, SharedArrays
-from gymcast.envs.subproc_lanes import WorkerStart
-from gymcast.envs.subproc_worker import FAILED, RAISED, Failure, main
+from gymcast.envs.subproc_lanes import Described, Failure, WorkerStart
+from gymcast.envs.subproc_process import WorkerProcess
+from gymcast.envs.subproc_worker import DONE, FAILED, RAISED, STEP_FRAME
 
-_TRACEBACK_SECONDS = 0.3  # for a hanging worker to say where it hangs
-_LIFELINES: set[socket.socket] = set()  # ends whose closing ends a worker
 _FIRST_DELAY = 0.2  # seconds
 _IN_A_ROW = 5  # restarts of a worker without a completed step in between
-
-
-def _leave_lifelines() -> None:
-    """A child that was forked must not keep the workers of its parent alive."""
-    for lifeline in _LIFELINES:
-        lifeline.close()
-    _LIFELINES.clear()
-
-
-os.register_at_fork(after_in_child=_leave_lifelines)
+_LOOK_SECONDS = 0.5  # how often a silent worker is looked at
 
 
 class WorkerError(RuntimeError):
@@ -52,7 +38,7 @@ class WorkerDown(Exception):
 
 @dataclass(frozen=True)
 class WorkerRestart:
-    """A worker that was started again."""
+    """A worker that was started again, or one environment that was made anew in a worker that went on."""
 
     worker: int
     lanes: tuple[int, ...]
@@ -63,6 +49,8 @@ class WorkerRestart:
     """Restarts of all workers so far, this one included."""
     seconds: float
     """How long the other lanes waited for it."""
+    output: str = ""
+    """The last lines that were printed in the worker, where that is captured."""
 
 
 class RestartBudget:
@@ -95,16 +83,14 @@ class RestartBudget:
 
 
 class Worker:
-    """One worker process and the lanes it steps. Methods that talk to it raise WorkerDown, and then it has ended.
+    """One worker and the lanes it steps. Methods that talk to it raise WorkerDown, and then its process has ended.
 
     Args:
         number: its place among the workers.
         lanes: the lanes it steps, side by side.
         factories: one function per lane that makes its environment.
-        method: "fork", "spawn" or "forkserver".
-        memory: descriptor of the memory the arrays are in.
         episode_timeout: seconds after which it truncates an episode, or None.
-        spin: seconds for which it looks for the next step before it sleeps.
+        spin: seconds for which both sides look for each other before they sleep.
     """
 
     def __init__(
@@ -112,91 +98,119 @@ class Worker:
         number: int,
         lanes: range,
         factories: Sequence[Callable[[], Any]],
-        method: str,
-        memory: int,
         episode_timeout: float | None,
         spin: float = 0.0,
     ) -> None:
         self.number, self.lanes = number, lanes
-        self.in_a_row = 0
-        """Restarts since it last completed a step."""
-        self._context: Any = multiprocessing.get_context(method)
-        self._memory = memory
+        self.turn = 0
+        """Which of the two sets of observations its latest step has written."""
         pickled = tuple(cloudpickle.dumps(factory) for factory in factories)
-        self._start = WorkerStart(number, lanes[0], pickled, os.getpid(), episode_timeout, spin)
+        self._start = WorkerStart(number, lanes[0], pickled, episode_timeout, spin)
         self.arrays: SharedArrays | None = None
-        self.process: Any = None
-        self._channel: Channel | None = None
-        self._lifeline: socket.socket
-        self._pidfd = self._log = -1
+        self.own: WorkerProcess | None = None
+        self._looked = 0.0
 
-    def start(self) -> None:
-        """Start the process; `greet` waits for it."""
-        ours, theirs = socket.socketpair()
-        self._lifeline, their_lifeline = socket.socketpair()
-        _LIFELINES.add(self._lifeline)
-        # Not a daemon: environments may start processes of their own. Whoever holds this ends it before the exit.
-        self.process = self._context.Process(
-            target=main, args=(theirs, their_lifeline, self._start), daemon=False, name=f"gymcast-worker-{self.number}"
-        )
-        try:
-            self.process.start()
-        finally:
-            theirs.close()
-            their_lifeline.close()
-        self._log = os.memfd_create("gymcast-worker-log")
-        try:
-            self._pidfd = os.pidfd_open(self.process.pid)
-            socket.send_fds(ours, [b"!"], [self._memory, self._log])
-        except OSError as error:
-            ours.close()
-            raise self._down(f"its process ended at once ({error})") from None
-        self._channel = Channel(ours, self._pidfd)
+    def begin(self, process: WorkerProcess) -> None:
+        """Let it begin in a fresh process; `greet` waits for it."""
+        self.own = process
+        if self.arrays is not None:
+            self.arrays.current[self.number] = -1
+        self.send(pickle.dumps(self._start))
 
-    def greet(self, seconds: float | None) -> tuple[Any, Any, int]:
-        """Observation space, action space and mask size, once its environments are made."""
-        described: tuple[Any, Any, int] = self.receive_reply(seconds, "making its environments")
-        return described
+    def greet(self, seconds: float | None) -> tuple[list[Described], list[str]]:
+        """Once its environments are made: what its lanes are like, and the modules that they have imported."""
+        said: tuple[list[Described], list[str]] = self.receive_reply(seconds, "making its environments")
+        return said
 
     def attach(self, spec: ArraySpec, arrays: SharedArrays) -> None:
         """Tell it what is where in the memory."""
         self.arrays = arrays
+        self._bell = ParentBell(arrays.bells[self.number], self._start.spin)
+        self._bell.begin()
         self.send(pickle.dumps(spec))
+
+    def ask_step(self) -> None:
+        """Ask for a step with the actions in the shared memory."""
+        if self.own is None:
+            raise self._down("it is not running")
+        if self._bell.ask(self.turn):
+            self.send_frame(STEP_FRAME)
+
+    def receive_step(self, seconds: float | None) -> bytes:
+        """What it says about the step it was asked for: DONE, with a pickle where there is something to say."""
+        bell = self._bell
+        while not bell.wait():
+            message = self.receive(seconds, "a step", bell.is_answered)
+            if len(message) > 1:
+                return message
+        while bell.said():
+            message = self.receive(seconds, "a step")
+            if len(message) > 1:
+                return message
+        return DONE
 
     def send(self, message: bytes, seconds: float | None = 60.0) -> None:
         """Send a message."""
-        if self._channel is None:
-            raise self._down("it is not running")
-        try:
-            self._channel.send(message, seconds)
-        except (ChannelClosed, ChannelTimeout):
-            raise self._down(self._how_it_ended()) from None
+        self.send_frame(framed(message), seconds)
 
-    def receive(self, seconds: float | None, doing: str) -> bytes:
-        """Its next message."""
-        if self._channel is None:
+    def send_frame(self, frame: bytes, seconds: float | None = 60.0) -> None:
+        """Send a message that is framed already."""
+        if self.own is None:
             raise self._down("it is not running")
         try:
-            message = self._channel.receive(seconds)
-        except ChannelTimeout:
-            lane = self._busy_lane()  # before the signal, which may wake the environment
-            self._ask_for_traceback()
-            raise self._down(f"it hangs: {doing} took longer than {seconds:g} s", lane) from None
-        except ChannelClosed:
-            raise self._down(self._how_it_ended()) from None
+            self.own.channel.send_frame(frame, seconds)
+        except (ChannelClosed, ChannelTimeout):
+            raise self._down(self.own.how_it_ended()) from None
+
+    def receive(self, seconds: float | None, doing: str, enough: Callable[[], bool] | None = None) -> bytes:
+        """Its next message, empty when `enough` says that none is needed; notices within about a second that it was
+        stopped."""
+        if self.own is None:
+            raise self._down("it is not running")
+        deadline = None if seconds is None else time.monotonic() + seconds
+        stopped = False
+        while True:
+            left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - time.monotonic())
+            try:
+                message = self.own.channel.receive(max(0.0, left))
+                break
+            except ChannelTimeout:
+                if enough is not None and enough():
+                    return b""
+                self.own.trim_output()
+                if not self.own.is_stopped():
+                    stopped = False
+                elif stopped:  # twice, half a second apart: nobody is about to let it go on
+                    raise self._down("its process was stopped (SIGSTOP)") from None
+                else:
+                    stopped = True
+                if deadline is not None and time.monotonic() >= deadline:
+                    lane = self._busy_lane()  # before the signal, which may wake the environment
+                    self.own.ask_for_traceback()
+                    raise self._down(f"it hangs: {doing} took longer than {seconds:g} s", lane) from None
+            except ChannelClosed:
+                raise self._down(self.own.how_it_ended()) from None
         if message[:1] == FAILED:
             failure: Failure = pickle.loads(memoryview(message)[1:])  # noqa: S301 - from a process this one started
+            failure = replace(failure, output=self.own.last_output())
             self.end()
             raise WorkerDown(failure)
         return message
 
     def receive_reply(self, seconds: float | None, doing: str) -> Any:
         """The value it replies with; raises the exception that it was asked to pass on."""
-        message = self.receive(seconds, doing)
+        while (message := self.receive(seconds, doing)) == DONE:
+            pass  # of a step that had been seen to be done before the message came
         value = pickle.loads(memoryview(message)[1:])  # noqa: S301 - from a process this one started
         if message[:1] == RAISED:
             raise value
         return value
+
+    def look(self, now: float) -> None:
+        """Now and then, keep what it printed within bounds; `now` is `time.monotonic()`."""
+        if now - self._looked > _LOOK_SECONDS and self.own is not None:
+            self._looked = now
+            self.own.trim_output()
 
     def say_close(self) -> None:
         """Ask it to close its environments and end."""
@@ -205,58 +219,29 @@ class Worker:
 
     def end(self, seconds: float = 0.0) -> None:
         """End the process and what it started, after waiting `seconds` for it to end by itself. Does not raise."""
-        if self.process is None:
-            return
-        if self._pidfd >= 0 and seconds > 0:
-            select.select([self._pidfd], [], [], seconds)
-        with contextlib.suppress(ProcessLookupError):  # the group is there from the moment the worker made it
-            os.killpg(self.process.pid, signal.SIGKILL)
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        else:
-            self.process.kill()
-        self.process.join()
-        self.process.close()
-        self.process = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-        for fd in (self._pidfd, self._log):
-            if fd >= 0:
-                os.close(fd)
-        self._pidfd = self._log = -1
-        self._lifeline.close()
-        _LIFELINES.discard(self._lifeline)
+        if self.own is not None:
+            self.own.end(seconds)
+            self.own = None
 
-    def named(self, failure: Failure) -> str:
-        """What failed where, in words."""
+    def last_output(self) -> str:
+        """The last lines that were printed in it."""
+        return "" if self.own is None else self.own.last_output()
+
+    def named(self, failure: Failure, alone: bool = False) -> str:
+        """What failed where, in words; `alone` when only the lane is concerned."""
         lanes = self.lanes
         which = f"lane {lanes[0]}" if len(lanes) == 1 else f"lanes {lanes[0]} to {lanes[-1]}"
         where = "" if failure.lane is None else f"lane {failure.lane}: "
+        if failure.lane is not None and (alone or failure.is_fault):
+            return f"worker {self.number}, {where}{failure.reason}"
         return f"worker {self.number} ({which}) failed: {where}{failure.reason}"
 
-    def given_up(self, failure: Failure, more: str = "") -> WorkerError:
-        """The error for a failure that is not mended, with the worker's own traceback."""
-        own = f"\nThe worker's own traceback:\n{failure.traceback}" if failure.traceback else ""
-        return WorkerError(f"{self.named(failure)}{more}{own}")
-
-    def _how_it_ended(self) -> str:
-        if self._pidfd >= 0:
-            select.select([self._pidfd], [], [], 1.0)
-        self.process.join(1.0)
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            return f"its process was ended by {signal.Signals(-code).name}"
-        return f"its process ended by itself with exit code {code}"
-
-    def _ask_for_traceback(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.process.pid, signal.SIGUSR1)
-            deadline = time.monotonic() + _TRACEBACK_SECONDS
-            while time.monotonic() < deadline and os.fstat(self._log).st_size == 0:
-                time.sleep(0.01)
-            time.sleep(0.01)  # the rest of it
+    def given_up(self, failure: Failure, more: str = "", alone: bool = False) -> WorkerError:
+        """The error for a failure that is not mended, with the worker's own traceback and its last output."""
+        own = f"\nThe worker's own traceback:\n{failure.traceback.rstrip()}" if failure.traceback else ""
+        output = failure.output or self.last_output()
+        printed = f"\nThe last lines it printed:\n{output}" if output else ""
+        return WorkerError(f"{self.named(failure, alone)}{more}{own}{printed}")
 
     def _busy_lane(self) -> int | None:
         lane = -1 if self.arrays is None else int(self.arrays.current[self.number])
@@ -264,12 +249,12 @@ class Worker:
 
     def _down(self, reason: str, lane: int | None = None) -> WorkerDown:
         """End the process and say what is known about why."""
-        text = ""
-        if self._log >= 0:
-            text = os.pread(self._log, 65536, 0).decode("utf-8", errors="replace")
+        text = output = ""
+        if self.own is not None:
+            text, output = self.own.traceback(), self.own.last_output()
         lane = self._busy_lane() if lane is None else lane
         self.end()
-        return WorkerDown(Failure(lane, reason, text, False))
+        return WorkerDown(Failure(lane, reason, text, False, output))
 
 
 def end_all(workers: Sequence[Worker], seconds: float) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 
 from gymcast.envs.registry import game_spec
 from gymcast.envs.shared_arrays import SharedArrays, mask_size
-from gymcast.envs.subproc_lanes import EnvFault, Lanes, Said, WorkerStart
+from gymcast.envs.subproc_lanes import Described, EnvFault, Failure, Lanes, Said, WorkerStart
 from gymcast.envs.vector import GameVectorEnv
+
+_NOTHING = pickle.dumps(({}, None))
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class GameLanes:
         self._start = start
         self._factory = factory
         self.current: int | None = None
+        self.failed: list[Failure] = []
+        """Always empty: what a game raises ends the batch, and with it the worker."""
+        self.is_fork = False
         self._began = time.monotonic()
 
     def make(self) -> None:
@@ -46,13 +51,11 @@ class GameLanes:
         lanes = len(self._start.factories)
         self.env = GameVectorEnv(self._factory.env_id, lanes, threads=1, **self._factory.options)
 
-    def describe(self) -> tuple[Any, Any, int]:
-        """Observation space, action space, size of action masks (0 without)."""
-        return (
-            self.env.single_observation_space,
-            self.env.single_action_space,
-            mask_size(self.env.single_action_space),
-        )
+    def describe(self) -> list[Described]:
+        """Of the first lane, which is like all others."""
+        env = self.env
+        action_space = env.single_action_space
+        return [(self._start.first_lane, (env.single_observation_space, action_space, mask_size(action_space)))]
 
     def attach(self, arrays: SharedArrays) -> None:
         """Take this worker's part of the shared memory."""
@@ -63,11 +66,15 @@ class GameLanes:
         assert arrays.actions is not None, "actions of built-in games are arrays"
         self._actions = arrays.actions[mine]
 
-    def reset(self, turn: int, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Begin a match in every lane; returns empty infos."""
+    def reset(self, turn: int, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> list[bytes | None]:
+        """Begin a match in every lane; returns empty infos, pickled."""
         self._rows[turn][:], _ = self.env.reset(seed=list(seeds))
         self._put_masks()
-        return [{} for _ in seeds]
+        return [_NOTHING for _ in seeds]
+
+    def remake(self, *_: Any) -> bytes | None:
+        """Not for a batch."""
+        raise NotImplementedError("lanes of a native batch cannot be made anew one by one")
 
     def step(self, turn: int, actions: Any) -> Said:
         """Play a decision in every lane."""
@@ -86,7 +93,7 @@ class GameLanes:
                 "kills": int(env.kills[place]),
                 "deaths": int(env.deaths[place]),
             }
-            said.append((self._start.first_lane + int(place), info, {}))
+            said.append((self._start.first_lane + int(place), pickle.dumps((info, {}), protocol=5)))
         return said
 
     def call(self, command: str, lane: int, *arguments: Any) -> Any:

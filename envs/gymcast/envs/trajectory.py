@@ -27,7 +27,7 @@ class TrajectoryHash:
         info: Mapping[str, Any] | None = None,
     ) -> None:
         """Take in one decision. Of `info` only `outcome` counts: the rest may hold wall-clock times."""
-        _feed(self._digest, observation)
+        feed(self._digest, observation)
         self._digest.update(np.float64(reward).tobytes() + bytes((bool(terminated), bool(truncated))))
         outcome = None if info is None else info.get("outcome")
         if outcome is not None:
@@ -38,15 +38,20 @@ class TrajectoryHash:
         return self._digest.hexdigest()
 
 
-def _feed(digest: Any, value: Any) -> None:
+def feed(digest: Any, value: Any) -> None:
+    """Take an observation into a hash of hashlib: an array, a number, a text, or mappings, tuples and lists of these.
+
+    Raises:
+        TypeError: an object without bytes of its own.
+    """
     if isinstance(value, Mapping):
         for key in sorted(value):
             digest.update(repr(key).encode())
-            _feed(digest, value[key])
+            feed(digest, value[key])
     elif isinstance(value, tuple | list):
         digest.update(b"(%d" % len(value))
         for item in value:
-            _feed(digest, item)
+            feed(digest, item)
     elif isinstance(value, str):
         digest.update(value.encode())
     else:

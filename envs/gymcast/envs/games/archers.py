@@ -1192,6 +1192,41 @@ def play_out(
 
 
 @kernel
+def script(
+    seen: NDArray[np.float32],
+    level: int,
+    players: int,
+    now: NDArray[np.int64],
+    memory: NDArray[np.int32],
+    streams: NDArray[np.uint32],
+    actions: NDArray[np.int64],
+) -> None:
+    """A scripted archer (level 1 .. 4) in a learner's place: it decides from its observation when its time has come.
+
+    seen: float32 (N, D); now: game time, ms, int64 (N,); memory: int32 (N, BOT_SIZE), all zero but due times of -1 when
+    a match begins; streams: uint32 (N, 4), its own; actions: MultiDiscrete, int64 (N, 4), what it held, overwritten.
+    An order takes effect at the first decision of the learner that is due, so it is slower than in the game itself.
+    """
+    for n in range(seen.shape[0]):
+        bot, time = memory[n], now[n]
+        if seen[n, 6] > 0.0 and time >= bot[BOT_NEXT]:
+            bot[BOT_NEXT] = max(bot[BOT_NEXT] + DECISION_MS[level], time)
+            slot = BOT_QUEUE + SLOT_SIZE * bot[BOT_SLOT]
+            bot[BOT_SLOT] = (bot[BOT_SLOT] + 1) % QUEUE_SLOTS
+            bot[slot] = time + REACTION_MS[level]
+            _decide(seen[n], bot, slot, time, level, players, streams[n])
+        actions[n, 1] = 0  # a jump or dive is over once it was given; the rest is held
+        for k in range(QUEUE_SLOTS):
+            slot = BOT_QUEUE + SLOT_SIZE * k
+            if bot[slot] >= 0 and bot[slot] <= time:
+                bot[slot] = -1
+                actions[n, 0] = 1 if bot[slot + 1] < 0 else 2 * bot[slot + 1]
+                actions[n, 1] = bot[slot + 2]
+                actions[n, 2] = bot[slot + 3]
+                actions[n, 3] = bot[slot + 4]
+
+
+@kernel
 def decode_multidiscrete(actions: NDArray[np.int64], command: NDArray[np.int64], aim: NDArray[np.float64]) -> None:
     """MultiDiscrete([3, 3, 2, 16]) actions, int64 (N, 4), to commands and aims."""
     for i in range(actions.shape[0]):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gymcast.envs.games import archers as kernels
 from gymcast.envs.games.archers_maps import NAMES, build_arenas
+from gymcast.envs.rng import seed_episode
 
 _LEVELS = {name: level for level, name in enumerate(kernels.LEVELS)} | {"mixed": kernels.MIXED}
 _IMAGES = {"vector": 0, "grid": kernels.GRID, "pixels": kernels.PIXELS}
@@ -82,6 +83,51 @@ class ArchersBatch:
         else:
             kernels.decode_multidiscrete(actions[lanes], self._command[lanes], self._aim[lanes])
         kernels.step(self.state, self.rules, self.arenas, self.out, self._command, self._aim, start, stop)
+
+
+class ArchersScript:
+    """Scripted archers in the learners' places of a batch: policies that need no training, with their own chance.
+
+    A level sees and does what a learner could: one decision per `frame_skip` ticks. So it is a little weaker than the
+    same level as an opponent, which may act in every tick.
+
+    Args:
+        level: "beginner" to "expert".
+        lanes: how many.
+        options: a complete set of options (see the registry).
+    """
+
+    def __init__(self, level: str, lanes: int, options: Mapping[str, Any]) -> None:
+        self._level = _LEVELS[level]
+        self._players = int(options["players"])
+        self._kind = str(options["action"])
+        self._decision_ms = int(options["frame_skip"]) * kernels.TICK_MS
+        self._now = np.zeros(lanes, np.int64)
+        self._memory = np.zeros((lanes, kernels.BOT_SIZE), np.int32)
+        self._streams = np.zeros((lanes, 4), np.uint32)
+        self._held = np.zeros((lanes, 4), np.int64)
+
+    def begin(self, lane: int, seed: int) -> None:
+        """Begin a match on a lane, with a seed (0 .. 2**63 - 1) for the archer's own chance."""
+        self._now[lane] = 0
+        self._held[lane] = 0
+        self._memory[lane] = 0
+        self._memory[lane, kernels.BOT_QUEUE :: kernels.SLOT_SIZE] = -1
+        seed_episode(self._streams[lane], seed, 0)
+
+    def act(self, seen: NDArray[np.float32]) -> NDArray[Any]:
+        """Actions (N, ...) of the game's action space, for vector observations (N, D)."""
+        held = self._held
+        kernels.script(seen, self._level, self._players, self._now, self._memory, self._streams, held)
+        self._now += self._decision_ms
+        if self._kind == "multidiscrete":
+            return held.copy()
+        if self._kind == "discrete":
+            return ((held[:, 0] * 3 + held[:, 1]) * 2 + held[:, 2]) * 16 + held[:, 3]
+        moves, verticals = np.array([0.0, -1.0, 1.0]), np.array([0.0, -1.0, 1.0])
+        bow = 2.0 * held[:, 2] - 1.0
+        columns = (moves[held[:, 0]], verticals[held[:, 1]], bow, kernels.AIM_X[held[:, 3]], kernels.AIM_Y[held[:, 3]])
+        return np.stack(columns, axis=1).astype(np.float32)
 
 
 def contest(first: str, second: str, games: int, seed: int, options: Mapping[str, Any]) -> tuple[int, int, int]:
