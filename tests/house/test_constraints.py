@@ -28,9 +28,9 @@ def pins() -> dict[str, str]:
 
 
 def closure() -> set[str]:
-    """Names of everything that gymcast with its extras "dev", "video" and "wandb" pulls in on this platform."""
+    """Names of everything that gymcast with the extras of `make setup` pulls in on this platform."""
     seen: dict[str, set[str]] = {}
-    wanted = {"dev", "video", "wandb"}
+    wanted = {"dev", "postgres", "video", "wandb"}
     waiting: list[tuple[str, set[str]]] = [("gymcast", wanted), *((name, set[str]()) for name in BUILD)]
     while waiting:
         name, extras = waiting.pop()

@@ -1,4 +1,4 @@
-"""The storage on real SQLite files: sessions, states, repeats, history, group commit, failures."""
+"""The storage on SQLite and on PostgreSQL: sessions, states, repeats, history, group commit, failures."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
 from gymcast.training.events import Event, TrainingMetricsData
 from gymcast.training.storage import (
@@ -31,22 +30,27 @@ from gymcast.training.storage import (
     new_id,
     repeats,
     rfc3339,
+    rollups,
+    schema,
     to_us,
     writer,
 )
+from gymcast.training.storage import storage as storage_module
 from gymcast.training.storage.rollups import WIDTHS_S
 from gymcast.training.storage.schema import metadata
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def url_of(folder: Path) -> str:
-    return f"sqlite:///{folder / 'a.db'}"
+@pytest.fixture
+async def storage(database_url: str) -> AsyncIterator[Storage]:
+    async with await Storage.open(database_url) as opened:
+        yield opened
 
 
 @pytest.fixture
-async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
-    async with await Storage.open(url_of(tmp_path)) as opened:
+async def sqlite_storage(tmp_path: Path) -> AsyncIterator[Storage]:
+    async with await Storage.open(f"sqlite:///{tmp_path / 'a.db'}") as opened:
         yield opened
 
 
@@ -78,33 +82,6 @@ def events(*numbers: int) -> list[Event]:
 
 async def external(storage: Storage, **more: Any) -> str:
     return (await storage.create_session(kind="external", algorithm="PPO", **more)).session_id
-
-
-async def test_schema_is_what_the_migrations_make(storage: Storage, tmp_path: Path) -> None:
-    engine = sa.create_engine(url_of(tmp_path))
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, metadata) == []
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-    engine.dispose()
-
-
-async def test_opening_twice_and_at_once_migrates_once(tmp_path: Path) -> None:
-    opened = await asyncio.gather(*(Storage.open(url_of(tmp_path)) for _ in range(4)))
-    session_id = await external(opened[0])
-    assert (await opened[3].get_session(session_id)).status == "running"
-    for storage in opened:
-        await storage.close()
-
-
-async def test_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    async with await Storage.open(url_of(tmp_path)) as storage:
-        await external(storage)
-    with sqlite3.connect(tmp_path / "a.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.close()
-    with pytest.raises(StorageUnavailableError, match="another version of gymcast"):
-        await Storage.open(url_of(tmp_path))
 
 
 def test_ids_sort_by_time_and_times_survive() -> None:
@@ -177,6 +154,28 @@ async def test_repeats_are_counted_and_not_stored(storage: Storage) -> None:
         await storage.add_events("nobody", "w", events(1))
 
 
+async def test_numbers_beyond_a_gap_are_remembered_until_it_closes(storage: Storage) -> None:
+    session_id = await external(storage)
+
+    async def accepted(*numbers: int) -> tuple[int, int, int]:
+        receipt = await storage.add_events(session_id, "w", events(*numbers))
+        return receipt.accepted, receipt.last_seq, await _count(storage, schema.events)
+
+    assert await accepted(1, 2) == (2, 2, 0), "in order: no row is needed"
+    assert await accepted(5, 6, 9) == (3, 9, 3)
+    assert await accepted(9, 6, 2) == (0, 9, 3)
+    assert await accepted(3) == (1, 9, 3)
+    assert await accepted(4, 5) == (1, 9, 1), "4 closed the gap up to 6"
+    assert await accepted(8, 7) == (2, 9, 0)
+    assert await accepted(*range(1, 11)) == (1, 10, 0)
+    assert await storage.count_readings(session_id, HistoryRange()) == 10
+
+
+async def _count(storage: Storage, table: sa.Table) -> int:
+    query = sa.select(sa.func.count()).select_from(table)
+    return await storage._database.read(lambda connection: connection.execute(query).scalar_one())
+
+
 async def test_the_same_batch_many_times_at_once_is_stored_once(storage: Storage) -> None:
     session_id = await external(storage)
     receipts = await asyncio.gather(*(storage.add_events(session_id, "w", events(*range(1, 11))) for _ in range(20)))
@@ -230,9 +229,8 @@ async def test_a_full_queue_refuses_at_once(storage: Storage, monkeypatch: pytes
     assert kept == 2 * (20 - len(refused)), "what was refused is not stored, what was not is"
 
 
-async def test_a_locked_database_is_told_and_recovers(
-    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_locked_database_is_told_and_recovers(sqlite_storage: Storage, tmp_path: Path) -> None:
+    storage = sqlite_storage
     session_id = await external(storage)
     await _pragma(storage, "busy_timeout = 50")  # a short wait instead of five seconds
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
@@ -245,8 +243,8 @@ async def test_a_locked_database_is_told_and_recovers(
     assert (await storage.add_events(session_id, "w", events(1))).accepted == 1
 
 
-async def test_close_commits_what_waits(tmp_path: Path) -> None:
-    storage = await Storage.open(url_of(tmp_path))
+async def test_close_commits_what_waits(database_url: str) -> None:
+    storage = await Storage.open(database_url)
     session_id = await external(storage)
     posting = [asyncio.create_task(storage.add_events(session_id, "w", events(number))) for number in range(1, 31)]
     await asyncio.sleep(0)
@@ -254,7 +252,7 @@ async def test_close_commits_what_waits(tmp_path: Path) -> None:
     assert sum(receipt.accepted for receipt in await asyncio.gather(*posting)) == 30
     with pytest.raises(StorageUnavailableError, match="closed"):
         await storage.add_events(session_id, "w", events(99))
-    async with await Storage.open(url_of(tmp_path)) as again:
+    async with await Storage.open(database_url) as again:
         assert await again.count_readings(session_id, HistoryRange()) == 30
 
 
@@ -272,18 +270,16 @@ async def test_a_caller_that_leaves_does_not_undo_its_write(storage: Storage) ->
     assert heard == [1, 2]
 
 
-async def test_delete_takes_everything_along(storage: Storage, tmp_path: Path) -> None:
+async def test_delete_takes_everything_along(storage: Storage) -> None:
     session_id = await external(storage)
     kept = await external(storage)
     for one in (session_id, kept):
         await storage.add_events(one, "w", events(1))
     await storage.delete_session(session_id)
-    with sqlite3.connect(tmp_path / "a.db") as connection:
-        for table in metadata.sorted_tables:
-            if "session_id" in table.c and table.name != "idempotency":
-                left = connection.execute(f"SELECT count(*) FROM {table.name} WHERE session_id = ?", (session_id,))
-                assert left.fetchone() == (0,), table.name
-    connection.close()
+    for table in metadata.sorted_tables:
+        if "session_id" in table.c and table.name != "idempotency":
+            query = sa.select(sa.func.count()).where(table.c.session_id == session_id)
+            assert await storage._database.read(partial(sa.Connection.scalar, statement=query)) == 0, table.name
     assert await storage.count_readings(kept, HistoryRange()) == 1
 
 
@@ -310,6 +306,43 @@ async def test_rollups_equal_the_raw_readings(storage: Storage) -> None:
         for bucket, value in zip(buckets, values, strict=True):
             inside = [n for n, text in enumerate(at) if bucket["timestamp"] <= text < bucket["end"]]
             assert (len(inside), min(inside), max(inside)) == (value["count"], value["min"], value["max"])
+
+
+async def test_readings_that_come_one_by_one_are_in_the_history_before_and_after_they_are_summed_up(
+    storage: Storage, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await external(storage)
+    await storage.add_data(session_id, [reading(n, n, extra={"x": n / 2}) for n in range(100)])
+    for number in range(100, 110):
+        await storage.add_data(session_id, [reading(number, number, win_rate=50.0)])
+    await storage.add_data(session_id, [reading(n, n) for n in range(110, 200)])
+
+    async def history() -> list[dict[str, Any]]:
+        return await storage.history(session_id, HistoryRange(), points=10, max_raw_rows=0)
+
+    before = await history()
+    left = await storage._database.write(partial(rollups.roll_up, session_id=session_id))
+    assert left == 0
+    assert await storage._database.write(partial(rollups.roll_up, session_id=session_id)) == 0
+    assert await history() == before
+    assert sum(bucket["count"] for bucket in before) == 200
+    rewards = [bucket["metrics"]["current_reward"] for bucket in before]
+    assert sum(value["mean"] * value["count"] for value in rewards) == sum(range(200))
+    assert sum(bucket["metrics"].get("x", {"count": 0})["count"] for bucket in before) == 100
+    assert sum(bucket["metrics"].get("win_rate", {"count": 0})["count"] for bucket in before) == 10
+    assert "average_reward" not in before[0]["metrics"]
+    # The storage sums them up on its own, also those that an earlier process left behind.
+    monkeypatch.setattr(storage_module, "ROLL_SECONDS", 0.01)
+    await storage.add_data(session_id, [reading(200, 200)])
+    await storage.close()
+    async with await Storage.open(database_url) as again:
+        for _ in range(2000):
+            if not await again._database.read(rollups.sessions_with_tails):
+                break
+            await asyncio.sleep(0.01)
+        assert not await again._database.read(rollups.sessions_with_tails)
+        buckets = await again.history(session_id, HistoryRange(), points=10, max_raw_rows=0)
+        assert sum(bucket["count"] for bucket in buckets) == 201
 
 
 def _text(seconds: float) -> str | None:
@@ -381,21 +414,8 @@ async def test_idempotency_keys(storage: Storage, monkeypatch: pytest.MonkeyPatc
     assert await storage.claim_key("k", "other") is None, "after a day the key is free again"
 
 
-@pytest.mark.parametrize(
-    ("url", "text"),
-    [
-        ("sqlite://", "in-memory"),
-        ("sqlite:///:memory:", "in-memory"),
-        ("mysql://localhost/x", "not supported"),
-        ("nonsense", "not one SQLAlchemy can read"),
-    ],
-)
-async def test_urls_that_cannot_be_used_say_what_can(url: str, text: str) -> None:
-    with pytest.raises(StorageUnavailableError, match=text):
-        await Storage.open(url)
-
-
-async def test_a_disk_that_is_full_is_told(storage: Storage, tmp_path: Path) -> None:
+async def test_a_disk_that_is_full_is_told(sqlite_storage: Storage) -> None:
+    storage = sqlite_storage
     session_id = await external(storage)
     pages = await _pragma(storage, "page_count")
     await _pragma(storage, f"max_page_count = {pages}")

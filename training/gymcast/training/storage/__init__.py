@@ -4,6 +4,7 @@ from .errors import (
     BadCursorError,
     DuplicateIdError,
     IdempotencyError,
+    LeaseLostError,
     NotFoundError,
     StateError,
     StorageBusyError,
@@ -14,23 +15,45 @@ from .errors import (
 from .history import MAX_POINTS, HistoryRange
 from .ids import new_id, rfc3339, to_us
 from .ingest import ReplayContentError, decode_replay
-from .records import Committed, Page, ReplayRecord, SessionChanges, SessionRecord
-from .states import ACTIVE, MOVES, TERMINAL
+from .leases import LEASE_SECONDS, Leases
+from .records import (
+    CheckpointItem,
+    Committed,
+    EpisodeItem,
+    EvaluationItem,
+    NewEpisode,
+    Page,
+    ReplayItem,
+    ReplayRecord,
+    SessionChanges,
+    SessionRecord,
+    TransitionItem,
+)
+from .states import ACTIVE, MOVES, TERMINAL, WAITING
 from .storage import Storage
 
 __all__ = [
     "ACTIVE",
+    "LEASE_SECONDS",
     "MAX_POINTS",
     "MOVES",
     "TERMINAL",
+    "WAITING",
     "BadCursorError",
+    "CheckpointItem",
     "Committed",
     "DuplicateIdError",
+    "EpisodeItem",
+    "EvaluationItem",
     "HistoryRange",
     "IdempotencyError",
+    "LeaseLostError",
+    "Leases",
+    "NewEpisode",
     "NotFoundError",
     "Page",
     "ReplayContentError",
+    "ReplayItem",
     "ReplayRecord",
     "SessionChanges",
     "SessionRecord",
@@ -39,6 +62,7 @@ __all__ = [
     "StorageBusyError",
     "StorageError",
     "StorageUnavailableError",
+    "TransitionItem",
     "VersionConflictError",
     "decode_replay",
     "new_id",

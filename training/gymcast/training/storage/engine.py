@@ -1,108 +1,89 @@
-"""The database: URL, threads, connection settings, migrations."""
+"""What the writer and the readers need of a database, and the URL that says which one it is."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
 from .errors import StorageUnavailableError
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-# Set on the writer's connection: its transactions take SQLite's write lock at once instead of failing half-way.
-WRITER_OPTION: Final = "gymcast_writer"
-_BUSY_TIMEOUT_MS: Final = 5_000
-_READERS: Final = 4
+READERS: Final = 4
+# How long a write waits for a lock that someone else holds, or for a server that is away.
+WRITE_WAIT_S: Final = 5.0
+# How long a start waits while another process migrates.
+MIGRATE_WAIT_S: Final = 60.0
+_POSTGRES: Final = frozenset({"postgres", "postgresql", "postgresql+asyncpg"})
+_FORMS: Final = "sqlite:///data/training_metrics.db or postgresql://user:password@host:5432/name"
 
 T = TypeVar("T")
 
 
-class Database:
-    """A SQLite file: one thread that writes, a few that read.
+class Database(Protocol):
+    """One database: one connection that writes, a few that read.
 
-    A transaction is a plain function of a connection and runs in its thread from beginning to end, so its statements
-    cost no turn of the event loop each. A server-based database takes the same functions through ``run_sync``.
+    A transaction is a plain function of a SQLAlchemy connection and runs from beginning to end beside the caller's
+    event loop, so its statements cost that loop no turn each. Every method raises :class:`StorageUnavailableError` for
+    what is the database's own fault (locked, full, gone) and hands on whatever else the function raises.
     """
 
-    def __init__(self, url: str) -> None:
-        parsed = database_url(url)
-        self._engine = sa.create_engine(
-            parsed, connect_args={"check_same_thread": False}, pool_size=_READERS + 1, max_overflow=0
-        )
-        sa.event.listen(self._engine, "connect", _configure_sqlite)
-        sa.event.listen(self._engine, "begin", _begin_sqlite)
-        self._writer = ThreadPoolExecutor(1, "gymcast-storage-writer")
-        self._readers = ThreadPoolExecutor(_READERS, "gymcast-storage-reader")
-        self._connection: sa.Connection | None = None
-
     async def open(self) -> None:
-        """Connect and bring the schema up to date. Raises :class:`StorageUnavailableError`."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, self._open)
-        except BaseException:
-            await self.close()
-            raise
+        """Connect and bring the schema up to date."""
 
     async def write(self, job: Callable[[sa.Connection], T]) -> T:
-        """Run ``job`` in a transaction of its own on the writer's connection; commit, or roll back when it raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self._write, job)
+        """Run ``job`` in a transaction of its own on the writer's connection; commit, or roll back when it raises.
+
+        Waits at most about :data:`WRITE_WAIT_S` for a lock or a server; until its commit has begun, ``job`` may be run
+        again.
+        """
+        ...
 
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """Run ``query`` on a consistent view of what is committed."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        ...
 
     async def close(self) -> None:
         """Close every connection; jobs at work end first."""
-        await asyncio.get_running_loop().run_in_executor(None, self._close)
 
-    def _open(self) -> None:
-        path = Path(self._engine.url.database or "")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = self._engine.connect().execution_options(**{WRITER_OPTION: True})
-            migrate(self._connection)
-        except (SQLAlchemyError, OSError) as error:
-            said = getattr(error, "orig", None) or error  # the driver's own words, without the statement
-            raise StorageUnavailableError(f"the database {path} cannot be opened: {said}") from error
 
-    def _write(self, job: Callable[[sa.Connection], T]) -> T:
-        assert self._connection is not None
-        with self._connection.begin():
-            return job(self._connection)
+def make_database(text: str) -> Database:
+    """The database at a URL. Raises :class:`StorageUnavailableError` for one that cannot be used."""
+    url = database_url(text)
+    if url.get_backend_name() == "sqlite":
+        from .sqlite import SqliteDatabase
 
-    def _read(self, query: Callable[[sa.Connection], T]) -> T:
-        with self._engine.connect() as connection:
-            return query(connection)
+        return SqliteDatabase(url)
+    from .postgres import PostgresDatabase
 
-    def _close(self) -> None:
-        self._writer.shutdown()
-        self._readers.shutdown()
-        if self._connection is not None:
-            self._connection.close()
-        self._engine.dispose()
+    return PostgresDatabase(url)
 
 
 def database_url(text: str) -> URL:
-    """The URL of a SQLite file; ``StorageUnavailableError`` for what cannot be opened."""
+    """``text`` taken apart. Messages never repeat it: it may hold a password."""
+    scheme = text.partition("://")[0]
+    if scheme == "postgres":
+        text = "postgresql" + text.removeprefix("postgres")
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StorageUnavailableError(
-            "the database URL is not one SQLAlchemy can read; use a form such as sqlite:///data/training_metrics.db"
+            f"the database URL is not one SQLAlchemy can read; write {_FORMS}, and %40, %2F, %3A for @, / and : in a"
+            " password"
         ) from None
+    if scheme in _POSTGRES:
+        return url.set(drivername="postgresql")
+    if url.get_backend_name() == "postgresql":
+        raise StorageUnavailableError(f"the driver of {scheme}:// is not supported; write postgresql://")
     if url.get_backend_name() != "sqlite":
-        raise StorageUnavailableError(
-            f"database {url.get_backend_name()!r} is not supported by this version; use sqlite:///data/x.db"
-        )
+        raise StorageUnavailableError(f"database {url.get_backend_name()!r} is not supported; use {_FORMS}")
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise StorageUnavailableError(
             "an in-memory SQLite database cannot be shared by a writer and readers; name a file: sqlite:///data/x.db"
@@ -110,41 +91,16 @@ def database_url(text: str) -> URL:
     return url.set(drivername="sqlite")
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    # The driver's own implicit BEGIN comes too late and is always deferred; _begin_sqlite emits the right one.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
-        "journal_mode = WAL",
-        "synchronous = FULL",  # an acknowledged row survives a power cut, not only a crash of the process
-        "foreign_keys = ON",
-        "journal_size_limit = 67108864",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writer = connection.get_execution_options().get(WRITER_OPTION, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
-
-
-def migrate(connection: sa.Connection) -> None:
-    """Bring the schema up to this version of gymcast, in one transaction."""
-    try:
-        with connection.begin():
-            _upgrade(connection)
-    except CommandError as error:
-        raise StorageUnavailableError(
-            f"the database was written by another version of gymcast ({error}); update gymcast or use another file"
-        ) from error
-
-
-def _upgrade(connection: sa.Connection) -> None:
+def migrate(connection: sa.Connection, revision: str = "head") -> None:
+    """Bring the schema up to ``revision``, by default that of this version of gymcast, in the running transaction."""
     config = Config()
     # Alembic treats '%' in option values as interpolation.
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        raise StorageUnavailableError(
+            f"the database was written by another version of gymcast ({error}); update gymcast or use another database"
+        ) from error

@@ -38,6 +38,16 @@ class StateError(StorageError):
         )
 
 
+class LeaseLostError(StorageError):
+    """A session is run by someone else now, or by nobody; what the former owner has to say comes too late."""
+
+    def __init__(self, session_id: str, owner: str, holder: str | None) -> None:
+        self.session_id = session_id
+        self.owner = owner
+        self.holder = holder
+        super().__init__(f"session {session_id} is held by {holder or 'nobody'}, not by {owner}")
+
+
 class DuplicateIdError(StorageError):
     """An id chosen by a producer is taken by another session."""
 

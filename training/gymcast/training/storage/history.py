@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,8 +11,8 @@ import sqlalchemy as sa
 from . import cursors
 from .ids import rfc3339
 from .records import Page
-from .rollups import WIDTHS_S, Sums, add_sums, add_value, metric_values
-from .schema import decisions, graph_points, graphs, metric_rollups, metrics
+from .rollups import WIDTHS_S, Sums, add_sums, add_value, metric_values, tail
+from .schema import decisions, graph_points, graphs, metric_rollups, metrics, sessions
 
 MAX_POINTS: Final = 2_000
 
@@ -47,7 +46,9 @@ def count_readings(connection: sa.Connection, session_id: str, wanted: HistoryRa
     return found or 0
 
 
-def raw_page(connection: sa.Connection, session_id: str, wanted: HistoryRange, limit: int, cursor: str | None) -> Page:
+def raw_page(
+    connection: sa.Connection, session_id: str, wanted: HistoryRange, limit: int, cursor: str | None
+) -> Page[dict[str, Any]]:
     """Readings as they were sent, oldest first. Raises :class:`BadCursorError`."""
     conditions = wanted.conditions(session_id)
     if cursor is not None:
@@ -76,48 +77,92 @@ def buckets(
     """At most ``points`` buckets, oldest first; buckets without a reading are left out.
 
     Each is ``{timestamp, end, count, metrics: {name: {min, max, mean, count}}}``. Short or small ranges are bucketed
-    from the readings themselves; long ones from the rollups, whose buckets are whole: a bound of the range inside one
-    takes in all of it.
+    from the readings themselves; long ones, and those whose readings are not kept any more, from the rollups, whose
+    buckets are whole: a bound of the range inside one takes in all of it.
     """
-    first, last, rows = (
-        connection.execute(
-            sa.select(sa.func.min(metrics.c.ts_us), sa.func.max(metrics.c.ts_us), sa.func.count()).where(
-                *wanted.conditions(session_id)
-            )
-        )
-    ).one()
-    if not rows:
+    extent = _extent(connection, session_id, wanted)
+    if extent is None:
         return []
+    first, last, pruned = extent
     finest = WIDTHS_S[0] * 1_000_000
     span = last - first + 1
-    if rows <= points or (span < points * finest and rows <= max_raw_rows):
-        width = -(-span // points)
-        found = connection.execute(
-            sa.select(metrics.c.ts_us, sa.type_coerce(metrics.c.data, sa.Text)).where(*wanted.conditions(session_id))
-        )
-        return _from_readings(found.all(), first, width, names)
+    few = points if span >= points * finest else max(points, max_raw_rows)
+    conditions = wanted.conditions(session_id)
+    if not pruned and _at_most(connection, wanted, session_id, few):
+        found = connection.execute(sa.select(metrics.c.ts_us, metrics.c.data).where(*conditions))
+        return _from_readings(found.all(), first, -(-span // points), names)
     width_s = max((width for width in WIDTHS_S if width * 1_000_000 * points <= span), default=WIDTHS_S[0])
     first_bucket, last_bucket = first // (width_s * 1_000_000), last // (width_s * 1_000_000)
     table = metric_rollups
     found = connection.execute(
-        sa.select(table.c.bucket, table.c.rows, sa.type_coerce(table.c.data, sa.Text)).where(
+        sa.select(table.c.bucket, table.c.rows, table.c.data).where(
             table.c.session_id == session_id,
             table.c.width_s == width_s,
             table.c.bucket.between(first_bucket, last_bucket),
         )
     )
     joined = -(-(last_bucket - first_bucket + 1) // points)
-    return _from_rollups(found.all(), width_s, first_bucket, joined, names)
+    rows = [*found.all(), *_tail_buckets(connection, session_id, width_s, first_bucket, last_bucket)]
+    return _from_rollups(rows, width_s, first_bucket, joined, names)
+
+
+def _extent(connection: sa.Connection, session_id: str, wanted: HistoryRange) -> tuple[int, int, bool] | None:
+    """Times of the first and the last reading of the range, and whether rollups are all that is left of some."""
+    here = wanted.conditions(session_id)
+    # One by one: only so are they looked up at the ends of an index.
+    first = connection.scalar(sa.select(sa.func.min(metrics.c.ts_us)).where(*here))
+    last = connection.scalar(sa.select(sa.func.max(metrics.c.ts_us)).where(*here))
+    if wanted.first_episode is not None or wanted.last_episode is not None:
+        return None if first is None or last is None else (first, last, False)
+    width = WIDTHS_S[0] * 1_000_000
+    bucket = metric_rollups.c.bucket
+    rolled = [metric_rollups.c.session_id == session_id, metric_rollups.c.width_s == WIDTHS_S[0]]
+    if wanted.start_us is not None:
+        rolled.append(bucket >= -(-wanted.start_us // width))  # only whole ones
+    if wanted.end_us is not None:
+        rolled.append(bucket <= wanted.end_us // width)
+    oldest = connection.scalar(sa.select(sa.func.min(bucket)).where(*rolled))
+    if oldest is None or (first is not None and first // width <= oldest):
+        return None if first is None or last is None else (first, last, False)
+    if last is None:
+        newest = connection.scalar(sa.select(sa.func.max(bucket)).where(*rolled))
+        last = (oldest if newest is None else newest) * width + width - 1
+    return oldest * width, last, True
+
+
+def _at_most(connection: sa.Connection, wanted: HistoryRange, session_id: str, count: int) -> bool:
+    some = sa.select(metrics.c.id).where(*wanted.conditions(session_id)).limit(count + 1)
+    if wanted.first_episode is None and wanted.last_episode is None:
+        # In the order of an index: PostgreSQL would rather look through the table until it has found enough.
+        some = some.order_by(metrics.c.ts_us, metrics.c.id)
+    return (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) <= count
+
+
+def _tail_buckets(
+    connection: sa.Connection, session_id: str, width_s: int, first_bucket: int, last_bucket: int
+) -> list[tuple[int, int, Sums]]:
+    """What the rollups do not hold yet, as rows of them."""
+    if not connection.scalar(sa.select(sessions.c.unrolled).where(sessions.c.session_id == session_id)):
+        return []
+    found: list[tuple[int, int, Sums]] = []
+    for _, ts_us, data in tail(connection, session_id):
+        bucket = ts_us // (width_s * 1_000_000)
+        if first_bucket <= bucket <= last_bucket:
+            sums: Sums = {}
+            for name, value in metric_values(data).items():
+                add_value(sums, name, value)
+            found.append((bucket, 1, sums))
+    return found
 
 
 def _from_readings(
     rows: Iterable[Sequence[Any]], first: int, width: int, names: frozenset[str] | None
 ) -> list[dict[str, Any]]:
     found: dict[int, tuple[int, Sums]] = {}
-    for ts_us, text in rows:
+    for ts_us, data in rows:
         index = (ts_us - first) // width
         count, sums = found.get(index, (0, {}))
-        for name, value in metric_values(json.loads(text)).items():
+        for name, value in metric_values(data).items():
             if names is None or name in names:
                 add_value(sums, name, value)
         found[index] = (count + 1, sums)
@@ -129,13 +174,11 @@ def _from_rollups(
 ) -> list[dict[str, Any]]:
     """Join every ``joined`` buckets of the rollup, counted from ``first_bucket``, into one."""
     found: dict[int, tuple[int, Sums]] = {}
-    for bucket, rows_in_bucket, text in rows:
-        data = json.loads(text)
-        if names is not None:
-            data = {name: entry for name, entry in data.items() if name in names}
+    for bucket, rows_in_bucket, data in rows:
+        wanted = data if names is None else {name: entry for name, entry in data.items() if name in names}
         index = (bucket - first_bucket) // joined
         count, sums = found.get(index, (0, {}))
-        add_sums(sums, data)
+        add_sums(sums, wanted)
         found[index] = (count + rows_in_bucket, sums)
     width = width_s * 1_000_000
     return [_bucket((first_bucket + index * joined) * width, joined * width, *found[index]) for index in sorted(found)]

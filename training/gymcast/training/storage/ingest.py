@@ -28,19 +28,25 @@ from gymcast.training.events import (
 )
 
 from . import schema
+from .bulk import insert_rows
 from .errors import DuplicateIdError, NotFoundError, StateError
 from .ids import now_us, to_us
-from .records import Committed, SessionRecord
-from .rollups import add_readings, metric_values
-from .states import TERMINAL, check_move
+from .numbers import accept
+from .records import Committed, NewEpisode, SessionRecord
+from .rollups import BULK, add_blocks, blocks_of, roll_up
+from .states import ACTIVE, TERMINAL, WAITING, check_move
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 M = TypeVar("M", bound=Message)
-# Types whose data is kept in a table of its own; of a frame announcement nothing but the fact needs keeping.
+# Types whose data is kept in a table of its own, or (frame, episodes) not at all.
 _OWN_TABLE: Final = frozenset(
-    {"training_metrics", "bot_decision", "graph_update", "checkpoint", "evaluation", "replay", "frame"}
+    {"training_metrics", "bot_decision", "graph_update", "checkpoint", "evaluation", "replay", "frame", "episodes"}
+)
+# Made once: every report of a producer begins with it, and building a statement costs more than running it.
+_LOCK: Final = (
+    sa.select(schema.sessions).where(schema.sessions.c.session_id == sa.bindparam("wanted")).with_for_update()
 )
 
 
@@ -50,6 +56,8 @@ class Ingested:
 
     receipt: EventReceipt
     committed: Committed
+    tail: bool
+    """Whether readings wait to be summed up."""
 
 
 class ReplayContentError(ValueError):
@@ -66,10 +74,7 @@ def decode_replay(data: ReplayData) -> bytes:
 
 def lock_session(connection: sa.Connection, session_id: str) -> Row:
     """The session's row, locked until the transaction ends. Raises :class:`NotFoundError`."""
-    found = connection.execute(
-        sa.select(schema.sessions).where(schema.sessions.c.session_id == session_id).with_for_update()
-    )
-    row = found.mappings().first()
+    row = connection.execute(_LOCK, {"wanted": session_id}).mappings().first()
     if row is None:
         raise NotFoundError("session", session_id)
     return dict(row)
@@ -78,37 +83,26 @@ def lock_session(connection: sa.Connection, session_id: str) -> Row:
 def ingest(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> Ingested:
     """Store what is new of ``events`` in the running transaction."""
     session = lock_session(connection, session_id)
-    fresh = _without_repeats(connection, session_id, producer, events)
+    numbers, fresh = accept(connection, session_id, producer, events)
     by_type: dict[str, list[Event]] = defaultdict(list)
     for event in fresh:
         by_type[event.type].append(event)
+    hidden: Row = {"seen_us": now_us()}
     if fresh:
-        _insert_events(connection, session_id, producer, fresh)
+        _insert_events(connection, session_id, producer, fresh, numbers.head)
         _insert_typed(connection, session_id, by_type)
+    if readings := _data(by_type.get("training_metrics", ()), TrainingMetricsData):
+        hidden |= _insert_metrics(connection, session, readings)
     changes, status_changed = _session_changes(session, fresh)
-    session |= write_session(connection, session, {**changes, "seen_us": now_us()}, visible=bool(changes))
-    last = connection.scalar(
-        sa.select(sa.func.max(schema.events.c.seq)).where(
-            schema.events.c.session_id == session_id, schema.events.c.producer == producer
-        )
-    )
+    session |= write_session(connection, session, {**changes, **hidden}, visible=bool(changes))
     receipt = EventReceipt(
         accepted=len(fresh),
         duplicates=len(events) - len(fresh),
-        last_seq=last or 0,
+        last_seq=numbers.last,
         desired=session["desired"],
     )
-    return Ingested(receipt, Committed(session_id, SessionRecord.from_row(session), tuple(fresh), status_changed))
-
-
-def next_seq(connection: sa.Connection, session_id: str, producer: str) -> int:
-    """The first number that ``producer`` has not used."""
-    last = connection.scalar(
-        sa.select(sa.func.max(schema.events.c.seq)).where(
-            schema.events.c.session_id == session_id, schema.events.c.producer == producer
-        )
-    )
-    return (last or 0) + 1
+    committed = Committed(session_id, SessionRecord.from_row(session), tuple(fresh), status_changed)
+    return Ingested(receipt, committed, bool(session["unrolled"]))
 
 
 def write_session(connection: sa.Connection, session: Row, changes: Row, *, visible: bool) -> Row:
@@ -129,6 +123,7 @@ def write_session(connection: sa.Connection, session: Row, changes: Row, *, visi
                 "from_status": session["status"],
                 "to_status": status,
                 "reason": changes.get("reason"),
+                "version": changes.get("version", session["version"]),
             },
         )
     return changes
@@ -137,6 +132,10 @@ def write_session(connection: sa.Connection, session: Row, changes: Row, *, visi
 def times_of_move(session: Row, status: str) -> Row:
     """Columns that follow from entering ``status``."""
     changes: Row = {}
+    if status not in ACTIVE:
+        changes |= {"lease_owner": None, "lease_expires_us": None, "heartbeat_us": None}
+    if status not in WAITING:
+        changes |= {"wait_reason": None, "not_before_us": None}
     if status in ("starting", "running") and session["start_us"] is None:
         changes["start_us"] = now_us()
     if status in TERMINAL:
@@ -147,46 +146,26 @@ def times_of_move(session: Row, status: str) -> Row:
     return changes
 
 
-def _without_repeats(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> list[Event]:
-    if not events:
-        return []
-    table = schema.events
-    stored = connection.scalars(
-        sa.select(table.c.seq).where(
-            table.c.session_id == session_id,
-            table.c.producer == producer,
-            table.c.seq.in_([event.seq for event in events]),
-        )
-    )
-    seen = set(stored)
-    fresh = []
-    for event in events:
-        if event.seq not in seen:
-            seen.add(event.seq)
-            fresh.append(event)
-    return fresh
-
-
-def _insert_events(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> None:
-    connection.execute(
-        sa.insert(schema.events),
-        [
-            {
-                "session_id": session_id,
-                "producer": producer,
-                "seq": event.seq,
-                "type": event.type,
-                "ts_us": to_us(event.ts),
-                "data": None if event.type in _OWN_TABLE else event.data.to_json(),
-            }
-            for event in events
-        ],
-    )
+def _insert_events(
+    connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event], head: int
+) -> None:
+    rows = [
+        {
+            "session_id": session_id,
+            "producer": producer,
+            "seq": event.seq,
+            "type": event.type,
+            "ts_us": to_us(event.ts),
+            "data": None if event.type in _OWN_TABLE else event.data.to_json(),
+        }
+        for event in events
+        if event.seq > head or event.type not in _OWN_TABLE
+    ]
+    if rows:
+        connection.execute(sa.insert(schema.events), rows)
 
 
 def _insert_typed(connection: sa.Connection, session_id: str, by_type: dict[str, list[Event]]) -> None:
-    if readings := by_type.get("training_metrics"):
-        _insert_metrics(connection, session_id, readings)
     if found := by_type.get("bot_decision"):
         rows = [
             {"session_id": session_id, "ts_us": to_us(data.timestamp), "data": data.to_json()}
@@ -215,16 +194,24 @@ def _checked(data: Message, model: type[M]) -> M:
     return data
 
 
-def _insert_metrics(connection: sa.Connection, session_id: str, events: Sequence[Event]) -> None:
-    rows = []
-    readings = []
-    for data in _data(events, TrainingMetricsData):
-        values = data.to_json()
-        ts_us = to_us(data.timestamp)
-        rows.append({"session_id": session_id, "ts_us": ts_us, "episode": data.episode, "data": values})
-        readings.append((ts_us, metric_values(values)))
-    connection.execute(sa.insert(schema.metrics), rows)
-    add_readings(connection, session_id, readings)
+def _insert_metrics(connection: sa.Connection, session: Row, readings: Sequence[TrainingMetricsData]) -> Row:
+    """Store readings; returns what that changes in the session's row."""
+    session_id = session["session_id"]
+    bulk = len(readings) >= BULK
+    # A tail that is too long to be summed up along with them takes them in.
+    waiting: int = roll_up(connection, session_id) if bulk and session["unrolled"] else session["unrolled"]
+    times = [to_us(reading.timestamp) for reading in readings]
+    rows = [
+        (session_id, ts_us, reading.episode, reading.model_dump_json())
+        for ts_us, reading in zip(times, readings, strict=True)
+    ]
+    insert_rows(connection, schema.metrics, ("session_id", "ts_us", "episode", "data"), rows)
+    if waiting or not bulk:
+        return {"unrolled": waiting + len(readings)}
+    add_blocks(connection, session_id, blocks_of(times, readings))
+    table = schema.metrics
+    # The session's row is locked, so these are its newest.
+    return {"rolled_id": connection.scalar(sa.select(sa.func.max(table.c.id))), "unrolled": 0}
 
 
 def _merge_graph(connection: sa.Connection, session_id: str, graph: PerformanceGraphData) -> None:
@@ -291,9 +278,12 @@ def _session_changes(session: Row, events: Sequence[Event]) -> tuple[Row, bool]:
     """Columns that the events change, in their order, and whether a status event was among them."""
     changes: Row = {}
     status_seen = False
+    newest = next((event for event in reversed(events) if event.type == "training_metrics"), None)
     for event in events:
         if isinstance(event.data, TrainingMetricsData):
-            changes |= _from_metrics(session, event.data)
+            # Of readings in a row only the last one counts, but for a number of timesteps that it may lack.
+            if event is newest or "timesteps" in event.data.extra:
+                changes |= _from_metrics(session, event.data)
         elif isinstance(event.data, TrainingStatusData):
             status_seen = True
             changes |= _from_status({**session, **changes}, event.data)
@@ -315,8 +305,13 @@ def _from_metrics(session: Row, data: TrainingMetricsData) -> Row:
 
 def _from_status(session: Row, data: TrainingStatusData) -> Row:
     changes: Row = data.model_dump(exclude={"status"})
-    if data.total_timesteps is None:
-        del changes["total_timesteps"]
+    for name in ("total_timesteps", "algorithm"):
+        if changes[name] is None:
+            del changes[name]
+    if session["kind"] == "managed" and data.status in TERMINAL:
+        # How a managed session ends is for its manager to say, once the process is gone and it is settled what follows.
+        del changes["phase"], changes["reason"], changes["eta_seconds"]
+        return changes
     try:
         check_move(session["status"], data.status)
     except StateError as error:
@@ -332,3 +327,34 @@ def _from_status(session: Row, data: TrainingStatusData) -> Row:
             del changes["reason"]
         return changes
     return {**changes, "status": data.status, **times_of_move(session, data.status)}
+
+
+def insert_episodes(connection: sa.Connection, session_id: str, episodes: Sequence[NewEpisode], moment: int) -> int:
+    """Insert those whose id the session, whose row is locked, does not have yet; returns how many."""
+    table = schema.episodes
+    by_id: dict[str, NewEpisode] = {}
+    for episode in episodes:
+        by_id.setdefault(episode["episode_id"], episode)
+    for known in connection.scalars(
+        sa.select(table.c.episode_id).where(table.c.session_id == session_id, table.c.episode_id.in_(by_id))
+    ):
+        del by_id[known]
+    rows = [
+        {
+            "session_id": session_id,
+            "episode_id": episode["episode_id"],
+            "ts_us": to_us(episode["ended"]) if "ended" in episode else moment,
+            "status": episode["status"],
+            "total_reward": episode.get("total_reward"),
+            "length": episode.get("length"),
+            "outcome": episode.get("outcome"),
+            "duration_seconds": episode.get("duration_seconds"),
+            "attempts": episode.get("attempts", 1),
+            "error": episode.get("error"),
+            "data": episode.get("data"),
+        }
+        for episode in by_id.values()
+    ]
+    if rows:
+        connection.execute(sa.insert(table), rows)
+    return len(rows)

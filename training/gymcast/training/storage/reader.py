@@ -6,7 +6,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,7 +16,18 @@ from .engine import Database
 from .errors import NotFoundError, StorageUnavailableError
 from .history import HistoryRange
 from .ids import from_us
-from .records import Page, ReplayRecord, SessionRecord, stamp
+from .records import (
+    CheckpointItem,
+    EpisodeItem,
+    EvaluationItem,
+    Item,
+    Page,
+    ReplayItem,
+    ReplayRecord,
+    SessionRecord,
+    TransitionItem,
+    stamp,
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +79,25 @@ class Reader:
         query = sa.select(sa.func.count()).select_from(schema.sessions).where(schema.sessions.c.status.in_(statuses))
         return await self._read(lambda connection: connection.execute(query).scalar_one())
 
-    async def transitions(self, session_id: str) -> list[dict[str, Any]]:
-        """Every change of status, oldest first: ``{timestamp, from_status, to_status, reason}``."""
+    async def transitions(self, session_id: str) -> list[TransitionItem]:
+        """Every change of status, oldest first."""
         table = schema.transitions
         rows = await self._rows(sa.select(table).where(table.c.session_id == session_id).order_by(table.c.id))
-        return [stamp(row, drop=("id", "session_id")) for row in rows]
+        return [cast(TransitionItem, stamp(row, drop=("id", "session_id"))) for row in rows]
+
+    async def transition_page(
+        self, session_id: str, *, cursor: str | None = None, limit: int = 100
+    ) -> Page[TransitionItem]:
+        """Changes of status, newest first."""
+        return await self._newest_first(
+            schema.transitions, TransitionItem, session_id, cursor, limit, drop=("session_id",)
+        )
 
     # Reading back
 
     async def history_raw(
         self, session_id: str, wanted: HistoryRange, *, limit: int = 1000, cursor: str | None = None
-    ) -> Page:
+    ) -> Page[dict[str, Any]]:
         """Readings as they were sent, oldest first."""
         return await self._read(lambda connection: history.raw_page(connection, session_id, wanted, limit, cursor))
 
@@ -120,39 +139,54 @@ class Reader:
         rows = await self._rows(query.order_by(table.c.ts_us.desc(), table.c.id.desc()).limit(1))
         return rows[0]["data"] if rows else None
 
-    async def checkpoints(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+    async def newest_readings(self, session_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The newest reading of each of these sessions that has one."""
+        table = schema.metrics
+        newest = sa.select(sa.func.max(table.c.id)).where(table.c.session_id.in_(session_ids))
+        query = sa.select(table.c.session_id, table.c.data).where(table.c.id.in_(newest.group_by(table.c.session_id)))
+        return {row["session_id"]: row["data"] for row in await self._rows(query)}
+
+    async def checkpoints(
+        self, session_id: str, *, cursor: str | None = None, limit: int = 100
+    ) -> Page[CheckpointItem]:
         """Checkpoints, newest first."""
-        return await self._newest_first(schema.checkpoints, "checkpoints", session_id, cursor, limit)
+        return await self._newest_first(schema.checkpoints, CheckpointItem, session_id, cursor, limit)
 
-    async def evaluations(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page:
+    async def evaluations(
+        self, session_id: str, *, cursor: str | None = None, limit: int = 100
+    ) -> Page[EvaluationItem]:
         """Evaluations, newest first."""
-        return await self._newest_first(schema.evaluations, "evaluations", session_id, cursor, limit)
+        return await self._newest_first(schema.evaluations, EvaluationItem, session_id, cursor, limit)
 
-    async def replays(self, session_id: str | None, *, cursor: str | None = None, limit: int = 100) -> Page:
+    async def episodes(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page[EpisodeItem]:
+        """Episodes that were asked for one by one, newest first."""
+        return await self._newest_first(schema.episodes, EpisodeItem, session_id, cursor, limit)
+
+    async def replays(self, session_id: str | None, *, cursor: str | None = None, limit: int = 100) -> Page[ReplayItem]:
         """Replays of a session, or of all of them, without their content, newest first."""
         return await self._newest_first(
-            schema.replays, "replays", session_id, cursor, limit, drop=("content", "decisions")
+            schema.replays, ReplayItem, session_id, cursor, limit, drop=("content", "decisions")
         )
 
     async def _newest_first(
         self,
         table: sa.Table,
-        kind: str,
+        _item: type[Item],
         session_id: str | None,
         cursor: str | None,
         limit: int,
         drop: tuple[str, ...] = (),
-    ) -> Page:
+    ) -> Page[Item]:
         columns = [column for column in table.c if column.name not in drop]
         query = sa.select(*columns).order_by(table.c.id.desc())
         if session_id is not None:
             query = query.where(table.c.session_id == session_id)
         if cursor is not None:
-            (last,) = cursors.decode(kind, cursor, (int,))
+            (last,) = cursors.decode(table.name, cursor, (int,))
             query = query.where(table.c.id < last)
         rows = await self._rows(query.limit(limit + 1))
-        following = cursors.encode(kind, rows[limit - 1]["id"]) if len(rows) > limit else None
-        return Page([stamp(row, drop=("id",)) for row in rows[:limit]], following)
+        following = cursors.encode(table.name, rows[limit - 1]["id"]) if len(rows) > limit else None
+        return Page([cast(Item, stamp(row, drop=("id",))) for row in rows[:limit]], following)
 
     async def replay(self, replay_id: str) -> ReplayRecord:
         """One stored episode with its content. Raises :class:`NotFoundError`."""

@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Self, TypedDict
+from typing import Any, Generic, NotRequired, Self, TypedDict, TypeVar
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
 
 from gymcast.training.events import Event
 
 from .ids import from_us, rfc3339
 
+
+def to_json_text(value: Any) -> str:
+    """What the engines write JSON columns with."""
+    return to_json(value).decode()
+
+
+# What the engines read JSON columns with: several times as fast as the standard library.
+from_json_text = from_json
+
+Item = TypeVar("Item")
 RowLike = Mapping[str, Any] | RowMapping
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session as it is in the database. Times are aware UTC datetimes; ``progress`` is 0..1."""
+    """A session as it is in the database. Times are aware UTC datetimes; ``progress`` is 0..1.
+
+    ``lease_expires``, ``heartbeat`` and ``not_before`` are in the database's time (see :class:`.leases.Leases`).
+    """
 
     session_id: str
     training_session_id: str
@@ -47,6 +61,11 @@ class SessionRecord:
     attempts: int
     config: dict[str, Any] | None
     resources: dict[str, Any] | None
+    lease_owner: str | None
+    lease_expires: datetime | None
+    heartbeat: datetime | None
+    not_before: datetime | None
+    wait_reason: str | None
     version: int
 
     @classmethod
@@ -94,6 +113,7 @@ class SessionRecord:
                 "priority": self.priority,
                 "attempts": self.attempts,
                 "resources": self.resources,
+                "wait_reason": self.wait_reason,
             }
         return info
 
@@ -104,6 +124,9 @@ TIME_COLUMNS = {
     "start_time": "start_us",
     "end_time": "end_us",
     "last_seen": "seen_us",
+    "lease_expires": "lease_expires_us",
+    "heartbeat": "heartbeat_us",
+    "not_before": "not_before_us",
 }
 
 
@@ -131,6 +154,7 @@ class SessionChanges(TypedDict, total=False):
     model_generation: int
     config: dict[str, Any] | None
     resources: dict[str, Any] | None
+    wait_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +172,94 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class Page(Generic[Item]):
     """One page of a list, and the cursor of the next one (``None`` at the end)."""
 
-    items: list[dict[str, Any]]
+    items: list[Item]
     next_cursor: str | None
+
+
+class CheckpointItem(TypedDict):
+    """A checkpoint that was written and verified; ``path`` is relative to the run folder."""
+
+    timestamp: str
+    session_id: str
+    path: str
+    timesteps: int
+    episodes: int
+    bytes: int
+    sha256: str
+    reason: str
+
+
+class EvaluationItem(TypedDict):
+    """Games played for measurement only; percentages are 0..100, the interval is Wilson's at 95 %."""
+
+    timestamp: str
+    session_id: str
+    opponent: str
+    games: int
+    wins: int
+    losses: int
+    draws: int
+    win_rate: float | None
+    ci_low: float | None
+    ci_high: float | None
+    mean_return: float
+    mean_length: float
+
+
+class ReplayItem(TypedDict):
+    """A stored replay without its content."""
+
+    timestamp: str
+    replay_id: str
+    session_id: str
+    env_id: str
+    episode: int
+    timesteps: int
+    summary: dict[str, Any]
+
+
+class TransitionItem(TypedDict):
+    """A change of status; ``version`` is the session's after it, null in rows of the first schema."""
+
+    timestamp: str
+    from_status: str | None
+    to_status: str
+    reason: str | None
+    version: int | None
+
+
+class EpisodeItem(TypedDict):
+    """A finished episode; ``length`` counts decisions, ``outcome`` is win, loss, draw or null."""
+
+    timestamp: str
+    session_id: str
+    episode_id: str
+    status: str
+    total_reward: float | None
+    length: int | None
+    outcome: str | None
+    duration_seconds: float | None
+    attempts: int
+    error: str | None
+    data: dict[str, Any] | None
+
+
+class NewEpisode(TypedDict):
+    """An episode to store; fields as in :class:`EpisodeItem`, the time is that of the storing when left out."""
+
+    episode_id: str
+    status: str
+    total_reward: NotRequired[float | None]
+    length: NotRequired[int | None]
+    outcome: NotRequired[str | None]
+    duration_seconds: NotRequired[float | None]
+    attempts: NotRequired[int]
+    error: NotRequired[str | None]
+    data: NotRequired[dict[str, Any] | None]
+    ended: NotRequired[datetime]
 
 
 @dataclass(frozen=True, slots=True)

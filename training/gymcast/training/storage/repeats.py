@@ -20,7 +20,7 @@ def claim(connection: sa.Connection, key: str, fingerprint: str) -> str | None:
     """``None`` for a new key, or the session the first request made. Raises :class:`IdempotencyError`."""
     moment = now_us()
     table = idempotency
-    connection.execute(sa.delete(table).where(table.c.created_us < moment - KEPT // timedelta(microseconds=1)))
+    forget(connection, moment)
     row = (connection.execute(sa.select(table).where(table.c.key == key))).mappings().first()
     if row is None:
         connection.execute(sa.insert(table), {"key": key, "fingerprint": fingerprint, "created_us": moment})
@@ -33,6 +33,12 @@ def claim(connection: sa.Connection, key: str, fingerprint: str) -> str | None:
         connection.execute(sa.update(table).where(table.c.key == key).values(created_us=moment))
         return None
     raise IdempotencyError("the first request with this Idempotency-Key is still at work", running=True)
+
+
+def forget(connection: sa.Connection, moment: int) -> int:
+    """Delete keys that are too old at ``moment`` (microseconds since 1970); returns how many there were."""
+    old = idempotency.c.created_us < moment - KEPT // timedelta(microseconds=1)
+    return connection.execute(sa.delete(idempotency).where(old)).rowcount
 
 
 def settle(connection: sa.Connection, key: str, session_id: str | None) -> None:

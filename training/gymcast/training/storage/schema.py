@@ -71,6 +71,15 @@ sessions: Final = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("config", sa.JSON(none_as_null=True)),
     sa.Column("resources", sa.JSON(none_as_null=True)),
+    # Who runs it, until when, and when that was last said; in the database's time (see .clock), as not_before_us is.
+    sa.Column("lease_owner", sa.String(128)),
+    sa.Column("lease_expires_us", sa.BigInteger),
+    sa.Column("heartbeat_us", sa.BigInteger),
+    sa.Column("not_before_us", sa.BigInteger),
+    sa.Column("wait_reason", sa.Text),
+    # Readings up to this id are in the rollups; how many are not (see .rollups).
+    sa.Column("rolled_id", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("unrolled", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Index(None, "status", "session_id"),
 )
@@ -84,10 +93,22 @@ transitions: Final = sa.Table(
     sa.Column("from_status", sa.String(16)),
     sa.Column("to_status", sa.String(16), nullable=False),
     sa.Column("reason", sa.Text),
+    sa.Column("version", sa.BigInteger),  # of the session after the move; null in rows of the first schema
     sa.Index(None, "session_id", "id"),
 )
 
-# One row per accepted event. ``data`` is kept here only for types that have no table of their own.
+# Every number up to ``head`` has been accepted, so that an event in order needs no row of its own in ``events``;
+# ``last`` is the highest accepted one.
+producers: Final = sa.Table(
+    "producers",
+    metadata,
+    _session_id(primary_key=True),
+    sa.Column("producer", sa.String(64), primary_key=True),
+    sa.Column("head", sa.BigInteger, nullable=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+# Events whose type has no table of its own, with their data; of the others those that came out of order.
 events: Final = sa.Table(
     "events",
     metadata,
@@ -157,6 +178,26 @@ decisions: Final = sa.Table(
     sa.Index(None, "session_id", "id"),
 )
 
+# Finished episodes that someone asked for one by one; what a training plays by the thousand is in its run's log.
+episodes: Final = sa.Table(
+    "episodes",
+    metadata,
+    _row_id(),
+    _session_id(),
+    sa.Column("episode_id", sa.String(128), nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # completed | failed | cancelled
+    sa.Column("total_reward", sa.Float),
+    sa.Column("length", sa.BigInteger),  # decisions
+    sa.Column("outcome", sa.String(16)),  # win | loss | draw; null in games without a winner
+    sa.Column("duration_seconds", sa.Float),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("data", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("session_id", "episode_id"),
+    sa.Index(None, "session_id", "id"),
+)
+
 checkpoints: Final = sa.Table(
     "checkpoints",
     metadata,
@@ -217,4 +258,12 @@ idempotency: Final = sa.Table(
     sa.Column("created_us", sa.BigInteger, nullable=False),
     sa.Column("session_id", sa.String(64)),  # null while the first request is still at work
     sa.Index(None, "created_us"),
+)
+
+# What has to be added to this machine's steady clock to get the database's time, per boot; on SQLite (see .clock).
+clock: Final = sa.Table(
+    "clock",
+    metadata,
+    sa.Column("boot_id", sa.String(64), primary_key=True),
+    sa.Column("offset_us", sa.BigInteger, nullable=False),
 )

@@ -8,6 +8,7 @@ from .errors import StateError
 
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled"})
 ACTIVE: Final = frozenset({"starting", "running", "paused", "stopping"})
+WAITING: Final = frozenset({"queued", "retrying"})
 
 _ENDS: Final = ("completed", "failed", "cancelled")
 MOVES: Final[dict[str, tuple[str, ...]]] = {
@@ -15,7 +16,7 @@ MOVES: Final[dict[str, tuple[str, ...]]] = {
     "starting": ("running", "paused", "stopping", "retrying", *_ENDS),
     "running": ("paused", "stopping", "retrying", *_ENDS),
     "paused": ("running", "stopping", "retrying", *_ENDS),
-    "stopping": ("retrying", *_ENDS),
+    "stopping": ("queued", "retrying", *_ENDS),
     "retrying": ("queued", "starting", "stopping", "failed", "cancelled"),
     "completed": (),
     "failed": (),

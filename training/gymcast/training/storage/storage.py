@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack
 
@@ -12,13 +15,16 @@ import sqlalchemy as sa
 
 from gymcast.training.events import Event, EventReceipt, Message, event_type_of, utc_now
 
-from . import repeats, schema
-from .engine import Database
-from .errors import VersionConflictError
+from . import repeats, retention, schema
+from .engine import Database, make_database
+from .errors import StorageBusyError, StorageUnavailableError, VersionConflictError
 from .ids import new_id, now_us, to_us
-from .ingest import Ingested, ingest, lock_session, next_seq, times_of_move, write_session
+from .ingest import Ingested, ingest, insert_episodes, lock_session, times_of_move, write_session
+from .leases import Leases, check_owner
+from .numbers import last_number
 from .reader import Reader
-from .records import TIME_COLUMNS, Committed, SessionChanges, SessionRecord
+from .records import TIME_COLUMNS, Committed, NewEpisode, SessionChanges, SessionRecord
+from .rollups import roll_up, sessions_with_tails
 from .states import TERMINAL, check_move
 from .writer import Writer
 
@@ -28,6 +34,8 @@ Listener = Callable[[Committed], None]
 
 # Producer name of events that came without one (plain metrics POSTs); their numbers are given by the storage.
 UNNUMBERED: Final = "rest"
+# How long readings that come one by one wait until they are summed up together.
+ROLL_SECONDS: Final = 2.0
 
 
 class NewSession(TypedDict, total=False):
@@ -57,17 +65,25 @@ class Storage(Reader):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._writer = Writer(database)
+        self.leases = Leases(database, self._writer, self._tell)
         self._listeners: list[Listener] = []
+        self._tails: set[str] = set()
+        self._roller = asyncio.create_task(self._roll_tails(), name="gymcast-storage-roller")
 
     @classmethod
     async def open(cls, url: str) -> Self:
         """Open (and, if need be, create or migrate) the database at ``url``, such as ``sqlite:///data/metrics.db``."""
-        database = Database(url)
+        database = make_database(url)
         await database.open()
-        return cls(database)
+        storage = cls(database)
+        storage._tails.update(await database.read(sessions_with_tails))
+        return storage
 
     async def close(self) -> None:
         """Commit what is waiting and close every connection."""
+        self._roller.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._roller
         await self._writer.close()
         await self._database.close()
 
@@ -99,8 +115,14 @@ class Storage(Reader):
 
     # Sessions
 
-    async def create_session(self, *, kind: str, algorithm: str, **given: Unpack[NewSession]) -> SessionRecord:
-        """Insert a session. ``kind`` is ``"managed"`` (starts ``queued``) or ``"external"`` (starts ``running``)."""
+    async def create_session(
+        self, *, kind: str, algorithm: str, repeat_key: str | None = None, **given: Unpack[NewSession]
+    ) -> SessionRecord:
+        """Insert a session. ``kind`` is ``"managed"`` (starts ``queued``) or ``"external"`` (starts ``running``).
+
+        With the ``repeat_key`` that :meth:`claim_key` has begun, the key is settled in the same transaction: whatever
+        dies in between, there are both or neither.
+        """
         moment = now_us()
         session_id = given.pop("session_id", None) or new_id()
         status = given.pop("status", "queued" if kind == "managed" else "running")
@@ -132,6 +154,13 @@ class Storage(Reader):
             "attempts": 0,
             "config": None,
             "resources": None,
+            "lease_owner": None,
+            "lease_expires_us": None,
+            "heartbeat_us": None,
+            "not_before_us": None,
+            "wait_reason": None,
+            "rolled_id": 0,
+            "unrolled": 0,
             "version": 1,
             **given,
         }
@@ -139,8 +168,11 @@ class Storage(Reader):
         def job(connection: sa.Connection) -> SessionRecord:
             connection.execute(sa.insert(schema.sessions), row)
             connection.execute(
-                sa.insert(schema.transitions), {"session_id": session_id, "ts_us": moment, "to_status": status}
+                sa.insert(schema.transitions),
+                {"session_id": session_id, "ts_us": moment, "to_status": status, "version": 1},
             )
+            if repeat_key is not None:
+                repeats.settle(connection, repeat_key, session_id)
             return SessionRecord.from_row(row)
 
         return await self._writer.submit(
@@ -153,6 +185,7 @@ class Storage(Reader):
         *,
         expected_version: int | None = None,
         allowed_from: Sequence[str] | None = None,
+        owner: str | None = None,
         reopen: bool = False,
         **changes: Unpack[SessionChanges],
     ) -> SessionRecord:
@@ -160,7 +193,8 @@ class Storage(Reader):
 
         A new ``status`` has to be a legal move (:class:`StateError`), unless ``reopen`` takes an ended session back
         into the queue. ``allowed_from`` leaves the session as it is when it has any other status. Raises
-        :class:`VersionConflictError` when the session is not at ``expected_version``.
+        :class:`VersionConflictError` when the session is not at ``expected_version``, :class:`LeaseLostError` when its
+        lease is not that of ``owner``. A session that is no longer active has no lease.
         """
         columns: dict[str, Any] = {
             TIME_COLUMNS.get(name, name): to_us(value) if isinstance(value, datetime) else value
@@ -171,6 +205,8 @@ class Storage(Reader):
             session = lock_session(connection, session_id)
             if expected_version is not None and session["version"] != expected_version:
                 raise VersionConflictError(expected_version, session["version"])
+            if owner is not None:
+                check_owner(session, owner)
             if allowed_from is not None and session["status"] not in allowed_from:
                 return SessionRecord.from_row(session), False
             wanted: dict[str, Any] = dict(columns)
@@ -226,7 +262,7 @@ class Storage(Reader):
 
         def job(connection: sa.Connection) -> Ingested:
             lock_session(connection, session_id)
-            first = next_seq(connection, session_id, UNNUMBERED)
+            first = last_number(connection, session_id, UNNUMBERED) + 1
             events = [
                 Event.model_validate({"seq": first + place, "ts": moment, "type": event_type_of(item), "data": item})
                 for place, item in enumerate(data)
@@ -237,11 +273,54 @@ class Storage(Reader):
 
     async def _submit_events(self, job: Callable[[sa.Connection], Ingested], rows: int) -> EventReceipt:
         def after(done: Ingested) -> None:
+            if done.tail:
+                self._tails.add(done.committed.session_id)
             if done.committed.events or done.committed.session_changed:
                 self._tell(done.committed)
 
         done = await self._writer.submit(job, rows=max(1, rows), after=after)
         return done.receipt
+
+    async def _roll_tails(self) -> None:
+        """Sum up what came one by one, a little later and together (see :mod:`.rollups`)."""
+        while True:
+            await asyncio.sleep(ROLL_SECONDS)
+            for session_id in sorted(self._tails):
+                self._tails.discard(session_id)  # first: readings that come meanwhile put it back
+                try:
+                    while await self._writer.submit(partial(roll_up, session_id=session_id)):
+                        pass
+                except (StorageBusyError, StorageUnavailableError):
+                    self._tails.add(session_id)
+                    break  # the next round may be luckier; histories add the tails themselves
+
+    async def add_episodes(self, session_id: str, episodes: Sequence[NewEpisode]) -> int:
+        """Store finished episodes; one whose ``episode_id`` the session has already stays as it is.
+
+        Returns how many are new. Raises :class:`NotFoundError`.
+        """
+        moment = now_us()
+
+        def job(connection: sa.Connection) -> int:
+            lock_session(connection, session_id)
+            return insert_episodes(connection, session_id, episodes, moment)
+
+        return await self._writer.submit(job, rows=max(1, len(episodes)))
+
+    async def clean_up(self, keep: int, *, moment_us: int | None = None) -> int:
+        """Take away what retention does not keep (see :mod:`.retention`), in small transactions; returns the rows.
+
+        ``keep`` readings, decisions and reports of each session stay. Idempotency keys go a day after they were made;
+        ``moment_us`` says what time it is, by default this machine's. Other writes go in between.
+        """
+        moment = now_us() if moment_us is None else moment_us
+        removed = await self._writer.submit(partial(repeats.forget, moment=moment))
+        for table in retention.TABLES:
+            for session_id, last_id in await self._read(partial(retention.surpluses, table=table, keep=keep)):
+                some = partial(retention.remove_some, table=table, session_id=session_id, last_id=last_id)
+                while gone := await self._writer.submit(some, rows=retention.BATCH):
+                    removed += gone
+        return removed
 
     # Requests that may be repeated
 

@@ -40,7 +40,7 @@ class Writer:
 
     Natural group commit: the next transaction starts when the last one ends and takes every job that is waiting by
     then; there is no timer. When a job fails, the group is rolled back and its jobs run again one by one, so a job
-    has to be repeatable: it must change nothing but the database.
+    has to be repeatable: it must change nothing but the database. A database that cannot be written fails the group.
     """
 
     def __init__(self, database: Database) -> None:
@@ -49,12 +49,16 @@ class Writer:
         self._rows = 0
         self._wake = asyncio.Event()
         self._closing = False
+        self._committing: float | None = None  # since when the oldest job of the running transaction has been waiting
         self._task = asyncio.create_task(self._run(), name="gymcast-storage-writer")
 
     @property
     def lag_seconds(self) -> float:
-        """How long the oldest waiting job has been waiting."""
-        return asyncio.get_running_loop().time() - self._queue[0].since if self._queue else 0.0
+        """How long the oldest job that is not committed has been waiting."""
+        since = self._committing
+        if since is None:
+            since = self._queue[0].since if self._queue else None
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     async def submit(
         self,
@@ -105,8 +109,18 @@ class Writer:
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:
+        self._committing = group[0].since
         try:
             results = await self._database.write(lambda connection: [waiting.job(connection) for waiting in group])
+        except StorageUnavailableError as error:
+            # Each job on its own would only wait as long again.
+            log.error("a group of writes (%d) failed: %s", len(group), error)
+            for waiting in group:
+                self._rows -= waiting.rows
+                told = StorageUnavailableError(str(error))
+                told.__cause__ = error.__cause__
+                _fail(waiting.done, told)
+            return
         except Exception as error:  # noqa: BLE001 - whatever a job raises belongs to the caller of that job
             if len(group) > 1:
                 for waiting in group:
@@ -115,6 +129,8 @@ class Writer:
             self._rows -= group[0].rows
             _fail(group[0].done, error)
             return
+        finally:
+            self._committing = None
         for waiting, result in zip(group, results, strict=True):
             self._rows -= waiting.rows
             if not waiting.done.done():
@@ -126,7 +142,7 @@ class Writer:
 def _fail(done: asyncio.Future[Any], error: Exception) -> None:
     if isinstance(error, SQLAlchemyError):
         log.error("a transaction failed: %s", error)
-        unavailable = StorageUnavailableError("the database refused a write")
+        unavailable = StorageUnavailableError(f"the database refused a write: {error.__class__.__name__}")
         unavailable.__cause__ = error
         error = unavailable
     elif not isinstance(error, StorageError):
