@@ -3,57 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from gymcast.server import ServerConfig, running_server
-from gymcast.training.config import ResourceLimits, TrainingConfig
+from gymcast.training.config import ResourceLimits
 from gymcast.training.sessions import SessionLimitError, SessionManager
-from gymcast.training.storage import SessionRecord, Storage
+from gymcast.training.storage import SessionRecord, StateError, Storage
 
-
-def endless(lanes: int = 2, **more: object) -> TrainingConfig:
-    given = {"total_timesteps": 10**12, "evaluation_games": 0, "parallel_episodes": lanes, **more}
-    return TrainingConfig.for_env("CartPole-v1", **given)
+from ..managed import endless, settled, until
 
 
 @asynccontextmanager
 async def managing(folder: Path, **more: object) -> AsyncIterator[SessionManager]:
-    """A server with a database in ``folder`` and its manager."""
-    config = ServerConfig(port=0, database={"url": f"sqlite:///{folder / 'sessions.db'}"})
-    async with running_server(config) as server:
-        manager = SessionManager(server.storage, runs_dir=folder / "runs", server_url=server.url, **more)  # type: ignore[arg-type]
-        server.manager = manager
-        async with manager:
-            yield manager
-
-
-async def settled(
-    manager: SessionManager, session_id: str, wanted: Callable[[SessionRecord], bool], seconds: float = 60.0
-) -> SessionRecord:
-    """The session once it is as ``wanted``."""
-    changed = asyncio.Event()
-    unlisten = manager.storage.listen(lambda _committed: changed.set())
-    try:
-        async with asyncio.timeout(seconds):
-            while not wanted(record := await manager.storage.get_session(session_id)):
-                await changed.wait()
-                changed.clear()
-        return record
-    finally:
-        unlisten()
-
-
-async def until(manager: SessionManager, session_id: str, *statuses: str) -> SessionRecord:
-    return await settled(manager, session_id, lambda record: record.status in statuses)
+    """A manager with a database in ``folder``."""
+    async with SessionManager(runs_dir=folder / "runs", **more) as manager:  # type: ignore[arg-type]
+        yield manager
 
 
 async def process_of(manager: SessionManager, session_id: str) -> psutil.Process:
@@ -61,60 +30,57 @@ async def process_of(manager: SessionManager, session_id: str) -> psutil.Process
     return psutil.Process(manager.worker_pids[session_id])
 
 
-@pytest.fixture
-def ended_pid() -> int:
-    """The id of a process that has ended."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    return gone.pid
-
-
 async def test_sessions_wait_for_a_free_place_in_order_of_priority(tmp_path: Path) -> None:
     limits = ResourceLimits(max_concurrent_sessions=1)
-    async with managing(tmp_path, limits=limits, polite_seconds=0.0, grace_seconds=0.2) as manager:
+    async with managing(tmp_path, resource_limits=limits, polite_seconds=0.0, grace_seconds=0.2) as manager:
         first = await manager.create_session(endless())
+        await until(manager, first, "starting", "running")
         low = await manager.create_session(endless(), priority=1)
         high = await manager.create_session(endless(), priority=5)
         unwanted = await manager.create_session(endless())
-        await until(manager, first.session_id, "starting", "running")
-        assert [(await manager.storage.get_session(one.session_id)).status for one in (low, high, unwanted)] == [
-            "queued"
-        ] * 3
+        waits = await settled(manager, low, lambda record: record.wait_reason is not None)
+        assert waits.wait_reason == "max_concurrent_sessions: all 1 places are taken"
+        assert [one["session_id"] for one in manager.get_queue()] == [high, low, unwanted]
         # A session that waits is gone at once; nothing was started for it.
-        stopped = await manager.stop_session(unwanted.session_id)
+        stopped = await manager.stop_session(unwanted)
         assert (stopped.status, stopped.reason) == ("cancelled", "stopped by request")
         assert stopped.attempts == 0
-        manager.kill_session(first.session_id)
-        ended = await manager.wait(first.session_id)
+        with pytest.raises(StateError, match="it has ended"):
+            await manager.stop_session(unwanted)
+        with pytest.raises(StateError, match="a session that is queued cannot become paused"):
+            await manager.pause_session(low)
+        manager.kill_session(first)
+        ended = await manager.wait(first)
         assert ended.status == "cancelled"
-        await until(manager, high.session_id, "starting", "running")
-        assert (await manager.storage.get_session(low.session_id)).status == "queued"
+        await until(manager, high, "starting", "running")
+        assert (await manager.storage.get_session(low)).status == "queued"
     # Leaving the context ended the rest.
-    async with await Storage.open(f"sqlite:///{tmp_path / 'sessions.db'}") as storage:
+    async with await Storage.open(f"sqlite:///{tmp_path / 'runs/gymcast.db'}") as storage:
         assert {record.status for record in (await storage.list_sessions())[0]} == {"cancelled"}
 
 
 async def test_a_big_session_does_not_hold_back_a_small_one(tmp_path: Path) -> None:
     limits = ResourceLimits(max_total_parallel_episodes=10, max_parallel_episodes_per_session=9)
-    async with managing(tmp_path, limits=limits, polite_seconds=0.0, grace_seconds=0.2) as manager:
+    async with managing(tmp_path, resource_limits=limits, polite_seconds=0.0, grace_seconds=0.2) as manager:
         await manager.create_session(endless(lanes=4))
         big = await manager.create_session(endless(lanes=8))
         small = await manager.create_session(endless(lanes=4))
-        await until(manager, small.session_id, "starting", "running")
-        assert (await manager.storage.get_session(big.session_id)).status == "queued"
+        await until(manager, small, "starting", "running")
+        waits = await settled(manager, big, lambda record: record.wait_reason is not None)
+        assert waits.status == "queued" and "max_total_parallel_episodes: 8 wanted" in str(waits.wait_reason)
         with pytest.raises(SessionLimitError, match="max_parallel_episodes_per_session"):
             await manager.create_session(endless(lanes=10))
 
 
 async def test_a_worker_that_hangs_is_killed_after_its_grace_time(tmp_path: Path) -> None:
     async with managing(tmp_path, polite_seconds=0.1, grace_seconds=0.3) as manager:
-        record = await manager.create_session(endless())
-        worker = await process_of(manager, record.session_id)
+        session_id = await manager.create_session(endless())
+        worker = await process_of(manager, session_id)
         worker.suspend()
-        stopping = await manager.stop_session(record.session_id, reason="enough")
+        stopping = await manager.stop_session(session_id, reason="enough")
         assert stopping.status == "stopping"
         assert stopping.desired == "stopping"
-        ended = await manager.wait(record.session_id)
+        ended = await manager.wait(session_id)
         assert (ended.status, ended.reason) == ("cancelled", "enough")
         assert not worker.is_running()
 
@@ -122,30 +88,29 @@ async def test_a_worker_that_hangs_is_killed_after_its_grace_time(tmp_path: Path
 async def test_a_stop_reaches_the_worker_through_its_reports(tmp_path: Path) -> None:
     """No signal is needed: the wish comes with the answer to the worker's events, and it saves a checkpoint."""
     async with managing(tmp_path, polite_seconds=60.0) as manager:
-        record = await manager.create_session(endless())
-        await until(manager, record.session_id, "running")
-        await manager.stop_session(record.session_id)
-        ended = await asyncio.wait_for(manager.wait(record.session_id), 30)
+        session_id = await manager.create_session(endless())
+        await until(manager, session_id, "running")
+        await manager.stop_session(session_id)
+        ended = await asyncio.wait_for(manager.wait(session_id), 30)
         assert ended.status == "cancelled"
-        moves = [move["to_status"] for move in await manager.storage.transitions(record.session_id)]
+        moves = [move["to_status"] for move in await manager.storage.transitions(session_id)]
         assert moves == ["queued", "starting", "running", "stopping", "cancelled"]
-        assert (await manager.storage.checkpoints(record.session_id)).items
+        assert (await manager.storage.checkpoints(session_id)).items
 
 
 async def test_a_failed_start_says_why(tmp_path: Path) -> None:
     async with managing(tmp_path) as manager:
         # What the settings alone do not tell: this game has no masks.
-        record = await manager.create_session(endless(algorithm="maskable_ppo"))
-        ended = await asyncio.wait_for(manager.wait(record.session_id), 60)
+        session_id = await manager.create_session(endless(algorithm="maskable_ppo"))
+        ended = await asyncio.wait_for(manager.wait(session_id), 60)
         assert ended.status == "failed"
         assert ended.reason is not None
-        assert "CartPole-v1 has no action_masks(); use ppo instead" in ended.reason
+        assert "maskable_ppo needs action_masks(), which the environment does not have" in ended.reason
 
 
 async def test_a_killed_worker_is_followed_by_one_that_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     async with managing(tmp_path) as manager:
-        record = await manager.create_session(endless(checkpoint_interval_steps=512))
-        session_id = record.session_id
+        session_id = await manager.create_session(endless(checkpoint_interval_steps=512))
         first = await process_of(manager, session_id)
         await settled(manager, session_id, lambda record: record.timesteps > 1024)  # a checkpoint comes every 512
         first.send_signal(signal.SIGKILL)
@@ -165,29 +130,9 @@ async def _stopped(manager: SessionManager, session_id: str) -> SessionRecord:
 
 async def test_a_worker_killed_too_often_is_a_failure(tmp_path: Path) -> None:
     async with managing(tmp_path) as manager:
-        record = await manager.create_session(endless(max_retries=0))
-        (await process_of(manager, record.session_id)).send_signal(signal.SIGKILL)
-        ended = await asyncio.wait_for(manager.wait(record.session_id), 20)
+        session_id = await manager.create_session(endless(max_retries=0))
+        (await process_of(manager, session_id)).send_signal(signal.SIGKILL)
+        ended = await asyncio.wait_for(manager.wait(session_id), 20)
         assert ended.status == "failed"
         assert ended.reason is not None
         assert "SIGKILL" in ended.reason
-
-
-async def test_sessions_of_a_dead_server_are_settled_and_those_of_a_live_one_are_not(
-    tmp_path: Path, ended_pid: int
-) -> None:
-    run_dir = str(tmp_path / "runs" / "left")
-    async with await Storage.open(f"sqlite:///{tmp_path / 'sessions.db'}") as storage:
-        left = await storage.create_session(
-            kind="managed", algorithm="ppo", status="running", resources={"run_dir": run_dir, "server_pid": ended_pid}
-        )
-        kept = await storage.create_session(
-            kind="managed", algorithm="ppo", status="running", resources={"server_pid": os.getpid()}
-        )
-        external = await storage.create_session(kind="external", algorithm="ppo")
-    async with managing(tmp_path) as manager:
-        found = await manager.storage.get_session(left.session_id)
-        assert found.status == "failed"
-        assert found.reason == f"the server that ran it has ended; go on with: gymcast train --resume {run_dir}"
-        assert (await manager.storage.get_session(kept.session_id)).status == "running"
-        assert (await manager.storage.get_session(external.session_id)).status == "running"

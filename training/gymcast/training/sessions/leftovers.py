@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from gymcast.training.events import MAX_EVENTS_PER_POST, Event, TrainingStatusData
+from gymcast.training.events import MAX_EVENTS_PER_POST, Event
 from gymcast.training.storage import Storage, StorageError
 
 log = logging.getLogger(__name__)
@@ -17,18 +17,16 @@ log = logging.getLogger(__name__)
 SPOOL_NAME: Final = "spool"
 
 
-async def deliver_leftovers(storage: Storage, session_id: str, run_dir: Path, *, with_status: bool) -> None:
+async def deliver_leftovers(storage: Storage, session_id: str, run_dir: Path) -> None:
     """Store the events in ``run_dir/spool`` and delete the files; the storage leaves out what had arrived.
 
-    No worker of the run may be alive. Without ``with_status`` what the worker said about its own status is left out: a
-    session that is about to go on must not be ended by news of its past.
+    No worker of the run may be alive.
     """
     for path in sorted((run_dir / SPOOL_NAME).glob("*.jsonl")):
         try:
             events = await asyncio.to_thread(_read, path)
-            kept = [event for event in events if with_status or not isinstance(event.data, TrainingStatusData)]
-            for start in range(0, len(kept), MAX_EVENTS_PER_POST):
-                await storage.add_events(session_id, path.stem, kept[start : start + MAX_EVENTS_PER_POST])
+            for start in range(0, len(events), MAX_EVENTS_PER_POST):
+                await storage.add_events(session_id, path.stem, events[start : start + MAX_EVENTS_PER_POST])
             path.unlink()
         except (OSError, StorageError) as error:
             log.warning("session %s: what waits in %s could not be stored: %s", session_id, path, error)

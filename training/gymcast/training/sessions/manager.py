@@ -1,84 +1,72 @@
-"""Runs managed sessions under limits: a queue, one worker process per running session, and their ends."""
+"""Runs managed sessions under limits: what callers ask for. The work itself is done in :mod:`.pool`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import logging
-import os
-from dataclasses import dataclass, field
+import platform
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from gymcast.training.config import ResourceLimits, TrainingConfig
-from gymcast.training.storage import ACTIVE, TERMINAL, NotFoundError, SessionRecord, Storage, new_id
-from gymcast.training.storage.errors import StateError, StorageError
+from gymcast.training.run_folder import FileLock, Orders, write_config
+from gymcast.training.storage import MOVES, TERMINAL, NotFoundError, SessionRecord, Storage, new_id
+from gymcast.training.storage.errors import StateError
 
+from .adoption import Identity, remove_old_locks
+from .batch.handlers import Handlers
 from .leftovers import deliver_leftovers
-from .process import WorkerExit, WorkerProcess, creation_time, outcome, someone_watches
+from .metrics import SessionMetrics, global_metrics, outcome_counts, session_metrics
+from .pool import Pool
+from .queue import in_order
+from .supervise import Patience, Stop
+from .usage import ResourceAlert, Usage
 
-log = logging.getLogger(__name__)
-
-CONFIG_NAME: Final = "config.yaml"
-SESSION_NAME: Final = "session.json"
-_STARTING_GRACE_SECONDS: Final = 3.0
+DATABASE_NAME: Final = "gymcast.db"
+_MANAGERS: Final = ".managers"
+_HANDLER_SECONDS: Final = 5.0
+_ELSEWHERE_SECONDS: Final = 0.5
 
 
 class SessionLimitError(ValueError):
     """A session asks for more than :class:`ResourceLimits` ever grants one session."""
 
 
-@dataclass
-class _Managed:
-    """A session of this manager that has not ended."""
-
-    session_id: str
-    config: TrainingConfig
-    run_dir: Path
-    resume: bool
-    priority: int
-    worker: WorkerProcess | None = None
-    retries: int = 0
-    stop_reason: str | None = None
-    """Why it is to end; ``None`` while nobody has asked for it."""
-    watcher: asyncio.Task[None] | None = None
-    escalation: asyncio.Task[None] | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class SessionManager:
-    """Starts, watches and stops the managed sessions of one server.
+    """Queues, starts, watches and stops managed sessions, each of them a process of its own.
 
-    Use it as ``async with SessionManager(storage, runs_dir=..., server_url=...)``. Sessions wait in order of priority
-    (higher first), then of creation; one that does not fit does not hold back a smaller one behind it. Leaving the
-    context stops every session with a checkpoint.
+    ``await start()`` it, or use it as ``async with SessionManager(...)``; ``await stop()`` ends every session with a
+    checkpoint. ``storage`` is where sessions and what they report are kept; without one it opens the SQLite file
+    ``gymcast.db`` in ``runs_dir``, the one that ``gymcast serve`` shows.
 
-    Stopping goes in steps: the wish is told to the worker through the answers to its events; after ``polite_seconds``
-    it gets SIGTERM, after ``grace_seconds`` more it is killed.
+    With ``keep_sessions`` sessions outlive their manager: workers go on when it dies and are taken over by the next
+    one, and :meth:`stop` puts what runs back into the queue. Without it they end with this process.
+
+    Handlers may be plain or ``async`` functions. One that raises, blocks or is slow is counted and logged
+    (:meth:`get_global_metrics`), and disturbs neither a session nor another handler. Methods raise the errors of
+    :mod:`gymcast.training.storage`.
     """
 
     def __init__(
         self,
-        storage: Storage,
         *,
-        runs_dir: str | Path,
-        server_url: str,
-        limits: ResourceLimits | None = None,
+        resource_limits: ResourceLimits | None = None,
+        storage: Storage | None = None,
+        runs_dir: str | Path = "runs",
+        keep_sessions: bool = False,
         polite_seconds: float = 10.0,
         grace_seconds: float = 30.0,
-        ends_with_parent: bool = True,
     ) -> None:
-        self.storage = storage
+        self.limits = resource_limits if resource_limits is not None else ResourceLimits()
         self.runs_dir = Path(runs_dir)
-        self.server_url = server_url
-        self.limits = limits if limits is not None else ResourceLimits()
-        self._polite_seconds = polite_seconds
-        self._grace_seconds = grace_seconds
-        self._ends_with_parent = ends_with_parent
-        self._sessions: dict[str, _Managed] = {}
-        self._closing = False
+        self._given_storage = storage
+        self._keeps = keep_sessions
+        self._patience = Patience(polite_seconds, grace_seconds)
+        self._handlers = Handlers("start", "complete", "alert")
+        self._storage = storage
+        self._pool: Pool | None = None
+        self._lock: FileLock | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -87,42 +75,64 @@ class SessionManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        await self.stop()
 
     async def start(self) -> None:
-        """Settle what a server that was killed left behind: its sessions have nobody to watch them any more."""
-        cursor = None
-        while True:
-            records, cursor = await self.storage.list_sessions(
-                cursor=cursor, limit=1000, statuses=[*ACTIVE, "queued", "retrying"]
-            )
-            for record in records:
-                if record.kind == "managed" and not someone_watches(record.resources or {}):
-                    await self._abandon(record)
-            if cursor is None:
-                return
+        """Begin to work: take over what an earlier manager left behind, then start what fits.
 
-    async def _abandon(self, record: SessionRecord) -> None:
-        run_dir = (record.resources or {}).get("run_dir")
-        if run_dir:
-            # The worker outlived its server: how it ended waits in its folder.
-            await deliver_leftovers(self.storage, record.session_id, Path(run_dir), with_status=True)
-            if (await self.storage.get_session(record.session_id)).status in TERMINAL:
-                return
-        hint = f"; go on with: gymcast train --resume {run_dir}" if run_dir else ""
-        with contextlib.suppress(StateError, NotFoundError):  # another process has settled it meanwhile
-            await self.storage.update_session(
-                record.session_id, status="failed", reason=f"the server that ran it has ended{hint}"
-            )
+        Raises ``StorageError``, ``OSError``.
+        """
+        if self._pool is not None:
+            raise RuntimeError("this manager has been started already")
+        folder = self.runs_dir.resolve() / _MANAGERS
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._storage is None:
+            self._storage = await Storage.open(f"sqlite:///{self.runs_dir.resolve() / DATABASE_NAME}")
+        name = new_id()
+        self._lock = FileLock(folder / name)
+        self._lock.take()
+        me = Identity(f"{platform.node()[:64]}:{name}", platform.node(), self._lock.path, self._keeps)
+        pool = Pool(
+            self._storage,
+            self.limits,
+            self._patience,
+            me,
+            started=lambda record: self._handlers.emit("start", record),
+            ended=lambda record: self._handlers.emit("complete", record),
+            alerted=lambda alert: self._handlers.emit("alert", alert),
+        )
+        await pool.open()
+        await asyncio.to_thread(remove_old_locks, folder)
+        self._pool = pool
 
-    async def close(self) -> None:
-        """Stop every session, queued ones included, and wait until their processes are gone."""
-        self._closing = True
-        for managed in list(self._sessions.values()):
-            await self._stop(managed, "the server is shutting down", urgent=True)
-        await asyncio.gather(*(managed.ended.wait() for managed in list(self._sessions.values())))
+    async def stop(self, reason: str = "its manager is shutting down") -> None:
+        """End every session with a checkpoint, and wait until their processes are gone."""
+        if self._pool is None:
+            return
+        await self._pool.close(reason)
+        self._pool = None
+        await self._handlers.close(_HANDLER_SECONDS)
+        if self._lock is not None:
+            self._lock.give_back()
+        if self._given_storage is None and self._storage is not None:
+            await self._storage.close()
+            self._storage = None
 
-    # What callers ask for
+    @property
+    def storage(self) -> Storage:
+        """Where sessions are kept. ``RuntimeError`` before :meth:`start` when none was given."""
+        if self._storage is None:
+            raise RuntimeError("await start() first")
+        return self._storage
+
+    @property
+    def pool(self) -> Pool:
+        """The sessions at work. ``RuntimeError`` unless started."""
+        if self._pool is None:
+            raise RuntimeError("the manager does not run; await start() first")
+        return self._pool
+
+    # Sessions
 
     async def create_session(
         self,
@@ -132,41 +142,42 @@ class SessionManager:
         run_dir: str | Path | None = None,
         resume: bool = False,
         enable_spectators: bool | None = None,
-    ) -> SessionRecord:
-        """Queue a training and start it as soon as the limits allow.
+        report_episodes: bool = False,
+        hold: bool = False,
+        repeat_key: str | None = None,
+    ) -> str:
+        """Queue a training; it starts as soon as the limits allow. Returns the session's id.
 
         ``run_dir`` is by default ``runs_dir/<session id>``. With ``resume`` the worker goes on from the newest good
         checkpoint in ``run_dir``, and the session this database knows for the folder is taken up again instead of
-        making another one. Raises :class:`SessionLimitError`, ``StorageError``, ``OSError``.
+        making another one. ``report_episodes`` has every finished episode reported; ``hold`` waits for
+        :meth:`release_session`, ``repeat_key`` is one that ``Storage.claim_key`` has begun.
+
+        Raises :class:`SessionLimitError`, ``StorageError``, ``OSError``.
         """
-        if config.parallel_episodes > self.limits.max_parallel_episodes_per_session:
-            raise SessionLimitError(
-                f"parallel_episodes is {config.parallel_episodes}; one session may have at most "
-                f"{self.limits.max_parallel_episodes_per_session} (max_parallel_episodes_per_session)"
-            )
-        if config.parallel_episodes > self.limits.max_total_parallel_episodes:
-            raise SessionLimitError(
-                f"parallel_episodes is {config.parallel_episodes}; all sessions together may have at most "
-                f"{self.limits.max_total_parallel_episodes} (max_total_parallel_episodes)"
-            )
+        self._check_limits(config)
+        pool, storage = self.pool, self.storage
         session_id = new_id()
-        folder = Path(run_dir) if run_dir is not None else self.runs_dir / session_id
+        folder = (Path(run_dir) if run_dir is not None else self.runs_dir / session_id).resolve()
         known = await self._session_of(folder) if resume else None
-        session_id = known.session_id if known is not None else session_id
-        await asyncio.to_thread(_write_run, folder, config, session_id)
-        resources = {
-            "run_dir": str(folder.resolve()),
-            "server_pid": os.getpid(),
-            "server_created": creation_time(os.getpid()),
-        }
+        await asyncio.to_thread(write_config, folder, config)
+        resources: dict[str, Any] = {"run_dir": str(folder), **pool.me.mark()}
+        resources |= {name: True for name, on in (("resume", resume), ("report_episodes", report_episodes)) if on}
+        config_json = config.model_dump(mode="json")
         if known is not None:
-            await deliver_leftovers(self.storage, session_id, folder, with_status=False)
-            record = await self.storage.update_session(
-                session_id, reopen=True, status="queued", config=_public(config), resources=resources, priority=priority
+            await deliver_leftovers(storage, known.session_id, folder)
+            record = await storage.update_session(
+                known.session_id,
+                reopen=True,
+                status="queued",
+                config=config_json,
+                resources=resources,
+                priority=priority,
             )
         else:
-            record = await self.storage.create_session(
+            record = await storage.create_session(
                 kind="managed",
+                repeat_key=repeat_key,
                 session_id=session_id,
                 algorithm=config.algorithm,
                 env_id=config.env_id,
@@ -174,220 +185,173 @@ class SessionManager:
                 total_timesteps=config.total_timesteps,
                 enable_spectators=config.spectator_enabled if enable_spectators is None else enable_spectators,
                 priority=priority,
-                config=_public(config),
+                config=config_json,
                 resources=resources,
             )
-        self._sessions[session_id] = _Managed(session_id, config, folder, resume, priority)
-        await self._start_what_fits()
-        return await self.storage.get_session(record.session_id)
+        pool.add(record, config, held=hold)
+        return record.session_id
 
-    async def stop_session(self, session_id: str, *, urgent: bool = False, reason: str | None = None) -> SessionRecord:
-        """Stop with a checkpoint; returns at once, :meth:`wait` tells when it is done.
-
-        ``urgent`` sends SIGTERM now instead of waiting for the worker's next report. A session that has ended stays as
-        it is. Raises :class:`~gymcast.training.storage.NotFoundError`.
-        """
-        managed = self._sessions.get(session_id)
-        if managed is not None:
-            await self._stop(managed, reason or "stopped by request", urgent=urgent)
-        return await self.storage.get_session(session_id)
-
-    def kill_session(self, session_id: str) -> None:
-        """End a worker and its children at once, without a checkpoint."""
-        managed = self._sessions.get(session_id)
-        if managed is not None and managed.worker is not None:
-            managed.stop_reason = managed.stop_reason or "ended at once by request"
-            managed.worker.kill()
-
-    async def pause_session(self, session_id: str) -> SessionRecord:
-        """Ask a running session to pause; its process keeps everything in memory."""
-        return await self._wish(session_id, "paused")
-
-    async def resume_session(self, session_id: str) -> SessionRecord:
-        """Let a paused session go on."""
-        return await self._wish(session_id, "running")
-
-    async def _wish(self, session_id: str, desired: str) -> SessionRecord:
-        record = await self.storage.get_session(session_id)
-        if record.status not in ("starting", "running", "paused"):
-            raise StateError(record.status, desired, ())
-        return await self.storage.update_session(session_id, desired=desired)
-
-    async def wait(self, session_id: str) -> SessionRecord:
-        """Wait until a session has ended and its process is gone."""
-        managed = self._sessions.get(session_id)
-        if managed is not None:
-            await managed.ended.wait()
-        return await self.storage.get_session(session_id)
-
-    def manages(self, session_id: str) -> bool:
-        """Whether this manager has the session queued or running."""
-        return session_id in self._sessions
-
-    @property
-    def worker_pids(self) -> dict[str, int]:
-        """Process id of each session's worker."""
-        return {key: managed.worker.pid for key, managed in self._sessions.items() if managed.worker is not None}
-
-    # The queue
-
-    async def _start_what_fits(self) -> None:
-        for managed in sorted(self._sessions.values(), key=lambda one: (-one.priority, one.session_id)):
-            if managed.watcher is None and managed.stop_reason is None and not self._closing and self._fits(managed):
-                # Set before anything is awaited, so that no second caller starts it too.
-                managed.watcher = asyncio.create_task(self._run(managed), name=f"session {managed.session_id}")
-
-    def _fits(self, wanted: _Managed) -> bool:
-        running = [managed for managed in self._sessions.values() if managed.watcher is not None]
-        lanes = sum(managed.config.parallel_episodes for managed in running)
-        return (
-            len(running) < self.limits.max_concurrent_sessions
-            and lanes + wanted.config.parallel_episodes <= self.limits.max_total_parallel_episodes
-        )
-
-    # One session, from its start to its end
-
-    async def _run(self, managed: _Managed) -> None:
-        try:
-            while await self._run_worker(managed):
-                managed.resume = True
-        except StorageError as error:
-            log.error("session %s: its state could not be stored: %s", managed.session_id, error)
-        finally:
-            if managed.worker is not None and managed.worker.running:
-                managed.worker.kill()
-            await self._forget(managed)
-
-    async def _run_worker(self, managed: _Managed) -> bool:
-        """One attempt, from its start to its end; true when there is to be another one."""
-        session_id = managed.session_id
-        record = await self.storage.get_session(session_id)
-        await self.storage.update_session(session_id, status="starting", attempts=record.attempts + 1)
-        try:
-            managed.worker = await WorkerProcess.start(
-                run_dir=managed.run_dir,
-                server_url=self.server_url,
-                session_id=session_id,
-                resume=managed.resume,
-                ends_with_parent=self._ends_with_parent,
-            )
-        except OSError as error:
-            await self._settle(session_id, "failed", f"the worker could not be started: {error}")
-            return False
-        worker = managed.worker
-        if managed.stop_reason is not None:
-            worker.terminate()
-        resources = {**(record.resources or {}), "pid": worker.pid, "pid_created": worker.created}
-        try:
-            await self.storage.update_session(session_id, resources=resources)
-        except StorageError as error:
-            # A database that cannot be written (disk full) is no reason to end a training that runs.
-            log.warning("session %s: its process id could not be stored: %s", session_id, error)
-        result = await worker.wait()
-        if await self._tries_again(managed, result):
-            return True
-        status, reason = outcome(result, managed.stop_reason is not None)
-        if status == "failed" and (last := worker.log_tail()):
-            reason = f"{reason}: {last}"
-        await self._settle(session_id, status, reason, managed.stop_reason)
-        return False
-
-    async def _tries_again(self, managed: _Managed, result: WorkerExit) -> bool:
-        """Whether a worker that was killed (a crash, the system out of memory) is followed by another one.
-
-        An error that a worker has reported itself would only come again.
-        """
-        if not result.killed or managed.stop_reason is not None or managed.retries >= managed.config.max_retries:
-            return False
-        managed.retries += 1
-        again = f"attempt {managed.retries + 1} of {managed.config.max_retries + 1} goes on from the newest checkpoint"
-        await deliver_leftovers(self.storage, managed.session_id, managed.run_dir, with_status=False)
-        try:
-            reason = f"{result.describe()}; {again}"
-            await self.storage.update_session(managed.session_id, status="retrying", reason=reason)
-        except StateError:
-            return False  # it had reported its end before
-        return True
-
-    async def _settle(self, session_id: str, status: str, reason: str | None, stop_reason: str | None = None) -> None:
-        """Store the end of a session; the end its worker has reported stands, but for the reason of a stop.
-
-        A worker only knows the signal it was stopped with, ``stop_reason`` says why.
-        """
-        record = await self.storage.get_session(session_id)
-        if record.status in TERMINAL:
-            if record.status == "cancelled" and stop_reason is not None:
-                await self.storage.update_session(session_id, reason=stop_reason)
-            return
-        with contextlib.suppress(StateError):  # the worker's own report came between the two statements
-            await self.storage.update_session(session_id, status=status, reason=stop_reason or reason)
-
-    async def _forget(self, managed: _Managed) -> None:
-        if managed.escalation is not None:
-            managed.escalation.cancel()
-        self._sessions.pop(managed.session_id, None)
-        managed.ended.set()
-        await self._start_what_fits()
-
-    async def _stop(self, managed: _Managed, reason: str, *, urgent: bool) -> None:
-        managed.stop_reason = managed.stop_reason or reason
-        if managed.watcher is None:
-            await self._settle(managed.session_id, "cancelled", reason)
-            await self._forget(managed)
-            return
-        # The signal goes first: it must not wait for a database that cannot be written.
-        if urgent and managed.worker is not None:
-            managed.worker.terminate()
-        if managed.escalation is None:
-            grace = await self._grace_of(managed)
-            managed.escalation = asyncio.create_task(
-                self._escalate(managed, 0.0 if urgent else self._polite_seconds, grace)
-            )
-        try:
-            await self.storage.update_session(
-                managed.session_id, desired="stopping", status="stopping", reason=reason, allowed_from=list(ACTIVE)
-            )
-        except (StateError, NotFoundError):
-            pass  # it ended, or was deleted, meanwhile
-        except StorageError as error:
-            log.error("session %s: the stop could not be stored, signals will do: %s", managed.session_id, error)
-
-    async def _grace_of(self, managed: _Managed) -> float:
-        """Seconds between SIGTERM and SIGKILL: few for a worker that has trained nothing it could save."""
-        try:
-            begun = (await self.storage.get_session(managed.session_id)).status != "starting"
-        except StorageError as error:
-            log.warning("session %s: its status cannot be read: %s", managed.session_id, error)
-            begun = True
-        return self._grace_seconds if begun else min(_STARTING_GRACE_SECONDS, self._grace_seconds)
-
-    async def _escalate(self, managed: _Managed, polite: float, grace: float) -> None:
-        await asyncio.sleep(polite)
-        if managed.worker is not None:
-            managed.worker.terminate()
-        await asyncio.sleep(grace)
-        if managed.worker is not None:
-            log.warning("session %s did not end within its grace time and is killed", managed.session_id)
-            managed.worker.kill()
+    def _check_limits(self, config: TrainingConfig) -> None:
+        for name, whose in (
+            ("max_parallel_episodes_per_session", "one session may"),
+            ("max_total_parallel_episodes", "all sessions together may"),
+        ):
+            allowed = getattr(self.limits, name)
+            if config.parallel_episodes > allowed:
+                raise SessionLimitError(
+                    f"parallel_episodes is {config.parallel_episodes}; {whose} have at most {allowed} ({name})"
+                )
 
     async def _session_of(self, run_dir: Path) -> SessionRecord | None:
         """The ended session that made ``run_dir``, if this database has it."""
         try:
-            text = await asyncio.to_thread((run_dir / SESSION_NAME).read_text, encoding="utf-8")
-            record = await self.storage.get_session(str(json.loads(text)["session_id"]))
-        except (OSError, ValueError, KeyError, TypeError, NotFoundError):
+            orders = await asyncio.to_thread(Orders.read, run_dir)
+            record = await self.storage.get_session(orders.session_id)
+        except (OSError, ValueError, TypeError, NotFoundError):
             return None
         return record if record.status in TERMINAL else None
 
+    def release_session(self, session_id: str) -> None:
+        """Let a session that was created with ``hold`` start."""
+        self.pool.release(session_id)
 
-def _public(config: TrainingConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json")
+    async def stop_session(self, session_id: str, *, urgent: bool = False, reason: str | None = None) -> SessionRecord:
+        """Stop with a checkpoint; returns at once, :meth:`wait` tells when it is done.
 
+        ``urgent`` sends SIGTERM now instead of waiting for the worker's next report. Raises
+        :class:`~gymcast.training.storage.StateError` for a session that has ended.
+        """
+        return await self._end(session_id, Stop(reason or "stopped by request"), urgent)
 
-def _write_run(run_dir: Path, config: TrainingConfig, session_id: str) -> None:
-    """Write what the worker reads; each file appears complete or not at all."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in ((CONFIG_NAME, config.to_yaml()), (SESSION_NAME, json.dumps({"session_id": session_id}) + "\n")):
-        part = run_dir / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(run_dir / name)
+    async def cancel_session(self, session_id: str, *, reason: str | None = None) -> SessionRecord:
+        """End a session without another checkpoint; those it has written stay."""
+        return await self._end(session_id, Stop(reason or "cancelled by request", save=False), False)
+
+    async def _end(self, session_id: str, stop: Stop, urgent: bool) -> SessionRecord:
+        record = await self.storage.get_session(session_id)
+        if record.status in TERMINAL:
+            raise StateError(record.status, "stopping", ())
+        session = self.pool.sessions.get(session_id)
+        if session is not None and session.watcher is None:
+            await self.pool.cancel_waiting(session, stop.reason)
+        elif session is not None:
+            await session.end(stop, urgent=urgent)
+        else:  # another manager's: its worker hears of the wish through the database
+            waits = record.status in ("queued", "retrying")
+            status = "cancelled" if waits else "stopping"
+            desired = "stopping" if stop.save else "cancelled"
+            await self.storage.update_session(session_id, status=status, desired=desired, reason=stop.reason)
+        return await self.storage.get_session(session_id)
+
+    def kill_session(self, session_id: str) -> None:
+        """End a worker and its children at once, without a checkpoint."""
+        session = self.pool.sessions.get(session_id)
+        if session is not None and session.worker is not None:
+            session.stop = session.stop or Stop("ended at once by request")
+            session.worker.kill()
+
+    async def pause_session(self, session_id: str) -> SessionRecord:
+        """Ask a running session to pause; its process keeps everything in memory, and a checkpoint is written.
+
+        Raises :class:`~gymcast.training.storage.StateError` for a session that does not run.
+        """
+        return await self._wish(session_id, "paused")
+
+    async def resume_session(self, session_id: str) -> SessionRecord:
+        """Let a paused session go on. Raises :class:`~gymcast.training.storage.StateError` for one that is not."""
+        return await self._wish(session_id, "running")
+
+    async def _wish(self, session_id: str, desired: str) -> SessionRecord:
+        record = await self.storage.get_session(session_id)
+        runs = record.status in ("starting", "running", "paused") and record.desired in ("running", "paused")
+        # A paused session whose manager was shut down waits in the queue until it is resumed.
+        waits = record.status == "queued" and record.desired == "paused" and desired == "running"
+        if not runs and not waits:
+            raise StateError(record.status, desired, MOVES[record.status])
+        return await self.storage.update_session(session_id, desired=desired, allowed_from=(record.status,))
+
+    async def wait(self, session_id: str) -> SessionRecord:
+        """Wait until a session has ended and its process is gone, or until this manager has stopped."""
+        session = self._pool.sessions.get(session_id) if self._pool is not None else None
+        if session is not None:
+            await session.ended.wait()
+        while self._pool is not None:
+            record = await self.storage.get_session(session_id)
+            if record.status in TERMINAL:
+                return record
+            await asyncio.sleep(_ELSEWHERE_SECONDS)  # another manager has it
+        return await self.storage.get_session(session_id)
+
+    def manages(self, session_id: str) -> bool:
+        """Whether this manager has the session queued or running."""
+        return session_id in self.pool.sessions
+
+    @property
+    def worker_pids(self) -> dict[str, int]:
+        """Process id of each session's worker."""
+        return {key: one.worker.pid for key, one in self.pool.sessions.items() if one.worker is not None}
+
+    # What is known of them
+
+    async def get_session_info(self, session_id: str) -> dict[str, Any]:
+        """The session's record with its ``metrics`` (:data:`.metrics.SESSION_METRICS`), as JSON values."""
+        record = await self.storage.get_session(session_id)
+        reading = await self.storage.last_metrics(session_id)
+        return {**record.to_json(), "metrics": session_metrics(record, reading, self.usage(session_id)).to_json()}
+
+    def usage(self, session_id: str) -> Usage | None:
+        """What the processes of a session used when last measured; ``None`` unless it runs here."""
+        return self._pool.usage.get(session_id) if self._pool is not None else None
+
+    async def get_global_metrics(self) -> dict[str, Any]:
+        """All managed sessions of the database together; see docs/metrics.md."""
+        found: list[tuple[SessionRecord, SessionMetrics, list[float]]] = []
+        cursor = None
+        while True:
+            records, cursor = await self.storage.list_sessions(cursor=cursor, limit=1000)
+            records = [record for record in records if record.kind == "managed"]
+            readings = await self.storage.newest_readings([record.session_id for record in records])
+            for record in records:
+                reading = readings.get(record.session_id)
+                metrics = session_metrics(record, reading, self.usage(record.session_id))
+                found.append((record, metrics, outcome_counts(reading)))
+            if cursor is None:
+                break
+        running = self.pool.running()
+        handlers = self._handlers.counts()
+        return {
+            **global_metrics(found, [one.session_id for one in running]),
+            "parallel_episodes": sum(one.lanes for one in running),
+            "handler_failures": sum(one.failed for one in handlers),
+            "handler_drops": sum(one.dropped for one in handlers),
+        }
+
+    def get_queue(self) -> list[dict[str, Any]]:
+        """What waits here, whoever is next first, each with the reason why it waits."""
+        return [
+            {
+                "position": position,
+                "session_id": one.session_id,
+                "priority": one.priority,
+                "rank": one.rank,
+                "waited_seconds": round(one.waited, 1),
+                "parallel_episodes": one.lanes,
+                "status": self.pool.sessions[one.session_id].record.status,
+                "reason": self.pool.sessions[one.session_id].record.wait_reason,
+            }
+            for position, one in enumerate(in_order(self.pool.waiting()), 1)
+        ]
+
+    # Handlers
+
+    def register_session_start_handler(self, handler: Callable[[SessionRecord], Any]) -> None:
+        """Call ``handler(record)`` whenever a session's worker is started or taken over."""
+        self._handlers.register("start", handler)
+
+    def register_session_complete_handler(self, handler: Callable[[SessionRecord], Any]) -> None:
+        """Call ``handler(record)`` when a session has ended; ``record.status`` says how."""
+        self._handlers.register("complete", handler)
+
+    def register_resource_alert_handler(self, handler: Callable[[ResourceAlert], Any]) -> None:
+        """Call ``handler(alert)`` when 80 % of a limit are used, and when it is exceeded."""
+        self._handlers.register("alert", handler)

@@ -8,37 +8,34 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self
 
 import psutil
 
+from gymcast.training.run_folder import LOG_NAME, worker_of
+
 log = logging.getLogger(__name__)
 
-LOG_NAME: Final = "worker.log"
+_LOOK_SECONDS: Final = 0.2
 _TAIL_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
 class WorkerExit:
-    """How a worker ended: its return code (negative: the number of the signal that killed it)."""
+    """How a worker ended: its return code (negative: the number of the signal that killed it).
 
-    code: int
+    ``None`` for a worker that another manager had started: only its parent learns a process's return code.
+    """
 
-    @property
-    def by_signal(self) -> bool:
-        """Whether it ended because of SIGINT or SIGTERM, with or without handling it."""
-        return self.code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-
-    @property
-    def killed(self) -> bool:
-        """Whether a signal ended it that nobody sends to ask for an end: a crash, or the system out of memory."""
-        return self.code < 0 and not self.by_signal
+    code: int | None
 
     def describe(self) -> str:
         """For people: ``exit code 1`` or ``killed by SIGKILL``."""
+        if self.code is None:
+            return "its process has ended without a word"
         if self.code >= 0:
             return f"exit code {self.code}"
         name = signal.Signals(-self.code).name if -self.code in signal.valid_signals() else f"signal {-self.code}"
@@ -47,24 +44,24 @@ class WorkerExit:
 
 
 class WorkerProcess:
-    """A running ``python -m gymcast.training.worker``. Make one with :meth:`start`."""
+    """A running ``python -m gymcast.training.worker``: one of our own (:meth:`start`) or a found one (:meth:`find`)."""
 
-    def __init__(self, process: asyncio.subprocess.Process, run_dir: Path) -> None:
-        self._process = process
+    def __init__(self, pid: int, run_dir: Path, process: asyncio.subprocess.Process | None) -> None:
+        self.pid: Final = pid
+        """Process id, which is also the id of the worker's process group."""
         self.run_dir = run_dir
-        self.created: Final = creation_time(process.pid)
-        """When the process was made, seconds since 1970: with the pid it names the process for good."""
+        self._process = process
+        self._ended = False
+        self._left = False
 
     @classmethod
-    async def start(
-        cls, *, run_dir: Path, server_url: str, session_id: str, resume: bool = False, ends_with_parent: bool = True
-    ) -> Self:
-        """Start the worker of ``run_dir/config.yaml``. Its output goes to ``run_dir/worker.log``. Raises ``OSError``.
+    async def start(cls, run_dir: Path, *, attempt: int, resume: bool, ends_with_parent: bool) -> Self:
+        """Start the worker of ``run_dir``. Its output goes to ``run_dir/worker.log``. Raises ``OSError``.
 
         The worker leads a process group (and session) of its own: a Ctrl-C in the terminal reaches only the process
         that owns the terminal, which then decides how the worker ends.
         """
-        arguments = ["--run-dir", str(run_dir), "--server", server_url, "--session", session_id]
+        arguments = ["--run-dir", str(run_dir), "--attempt", str(attempt)]
         if resume:
             arguments.append("--resume")
         parent = ["--parent", str(os.getpid())] if ends_with_parent else []
@@ -72,7 +69,7 @@ class WorkerProcess:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "gymcast.training.sessions.launch",
+                "gymcast.training.launch",
                 *parent,
                 "--",
                 *arguments,
@@ -81,40 +78,53 @@ class WorkerProcess:
                 stderr=output,
                 start_new_session=True,
             )
-        return cls(process, run_dir)
+        return cls(process.pid, run_dir, process)
 
-    @property
-    def pid(self) -> int:
-        """Process id, which is also the id of the worker's process group."""
-        return self._process.pid
+    @classmethod
+    def find(cls, run_dir: Path) -> Self | None:
+        """The worker that has ``run_dir`` now, whoever started it; ``None`` when it has none."""
+        pid = worker_of(run_dir)
+        return None if pid is None else cls(pid, run_dir, None)
 
     @property
     def running(self) -> bool:
         """Whether the process has not been seen to end."""
-        return self._process.returncode is None
+        return not self._ended
 
     async def wait(self) -> WorkerExit:
         """Wait for the end of the worker; what is left of its process group is then killed."""
-        code = await self._process.wait()
+        if self._process is not None:
+            code: int | None = await self._process.wait()
+        else:
+            code = None
+            await asyncio.to_thread(self._wait_for_stranger)
+        self._ended = True
         self._signal_group(signal.SIGKILL)
         return WorkerExit(code)
 
+    def _wait_for_stranger(self) -> None:
+        """Nobody but its parent is told of the end of a process; its lock tells it."""
+        while is_alive(self.pid) and worker_of(self.run_dir) == self.pid and not self._left:
+            time.sleep(_LOOK_SECONDS)
+
+    def leave(self) -> None:
+        """Let nobody wait for it any more; it goes on."""
+        self._left = True
+
     def terminate(self) -> None:
         """Ask for an orderly end (SIGTERM to the worker itself): it writes a checkpoint and leaves."""
-        with contextlib.suppress(ProcessLookupError):  # it has just ended
-            self._process.terminate()
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """End the worker and its children at once."""
-        self._signal_group(signal.SIGKILL)
+        if not self._ended:
+            self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # nobody is left
             os.killpg(self.pid, number)
-
-    def log_tail(self, lines: int = 1) -> str:
-        """The last non-empty lines the worker printed; empty when there are none."""
-        return last_lines(self.run_dir / LOG_NAME, lines)
 
 
 def _open_log(run_dir: Path) -> BinaryIO:
@@ -135,39 +145,9 @@ def last_lines(path: Path, lines: int) -> str:
     return "\n".join(found[-lines:])
 
 
-def creation_time(pid: int) -> float | None:
-    """When the process was made, seconds since 1970; ``None`` when there is none."""
+def is_alive(pid: int) -> bool:
+    """Whether the process ``pid`` runs. A zombie, which nobody waits for, does not."""
     try:
-        return psutil.Process(pid).create_time()
-    except psutil.NoSuchProcess:
-        return None
-
-
-def is_alive(pid: int, created: float | None) -> bool:
-    """Whether the process ``pid`` made at ``created`` still runs (and is not another one that got its number)."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and (
-            created is None or abs(process.create_time() - created) < 1.0
-        )
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def outcome(result: WorkerExit, stop_asked: bool) -> tuple[str, str | None]:
-    """The status that a worker's exit means when it reported none itself, and the reason."""
-    if result.code == 0:
-        return ("cancelled", "stopped before its goal") if stop_asked else ("completed", None)
-    if stop_asked:
-        return "cancelled", f"stopped: {result.describe()}"
-    if result.by_signal:
-        return "cancelled", f"stopped by a signal: {result.describe()}"
-    return "failed", result.describe()
-
-
-def someone_watches(resources: Mapping[str, Any]) -> bool:
-    """Whether the server or the worker of a session, as its ``resources`` name them, is alive."""
-    server, worker = resources.get("server_pid"), resources.get("pid")
-    if isinstance(server, int) and is_alive(server, resources.get("server_created")):
-        return True
-    return isinstance(worker, int) and is_alive(worker, resources.get("pid_created"))

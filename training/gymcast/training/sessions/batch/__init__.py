@@ -1,0 +1,1 @@
+"""Batches of episodes, played by worker processes that are allowed to fail."""
