@@ -27,8 +27,8 @@ from _common import interleave, machine, median, table
 def measure(lanes: int, rollouts: int, folder: str) -> dict[str, float]:
     """Train for `rollouts` rollouts after a first one, logging into `folder` unless it is empty; figures as JSON."""
     import torch as th
-    from stable_baselines3.common.callbacks import BaseCallback
 
+    from _rollouts import RolloutClock
     from gymcast.envs import EpisodeLog
     from gymcast.training import EpisodeLogCallback, TrainingConfig
     from gymcast.training.models import build_model, torch_threads
@@ -40,19 +40,6 @@ def measure(lanes: int, rollouts: int, folder: str) -> dict[str, float]:
     env = make_training_vec_env(config.env_id, lanes, 0, options=config.env_kwargs)
     model = build_model(config, env, 0)
     th.set_num_threads(torch_threads(config, model))
-
-    class Clock(BaseCallback):
-        """Notes when each rollout starts: after the first, collecting and training of the one before are done."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.starts: list[float] = []
-
-        def _on_rollout_start(self) -> None:
-            self.starts.append(time.perf_counter())
-
-        def _on_step(self) -> bool:
-            return True
 
     class TimedLog(EpisodeLogCallback):
         """The log, and the processor time it took."""
@@ -78,13 +65,13 @@ def measure(lanes: int, rollouts: int, folder: str) -> dict[str, float]:
             self.writing = time.clock_gettime(time.pthread_getcpuclockid(self._writer._thread.ident))
             super()._on_training_end()
 
-    clock = Clock()
+    clock = RolloutClock()
     log_of_all = TimedLog(folder)
     before = time.process_time()
     model.learn(samples * (rollouts + 2), callback=[clock, log_of_all] if folder else [clock])
     spent = time.process_time() - before
     env.close()
-    found: dict[str, float] = {"rate": samples * rollouts / (clock.starts[rollouts + 1] - clock.starts[1])}
+    found: dict[str, float] = {"rate": samples * rollouts / clock.spent(rollouts)}
     if folder:
         log = EpisodeLog(folder)
         lengths = [episode.length for episode in log.select()]

@@ -16,7 +16,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from typing import Any
 
 import gymcast.envs  # noqa: F401 - registers the games, in the processes of SubprocVecEnv too
@@ -37,10 +36,10 @@ def measure(kind: str, lanes: int, rollouts: int) -> dict[str, float]:
     """Train for `rollouts` rollouts after a first one; samples/s and peak memory (MB) of this process."""
     import torch as th
     from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+    from _rollouts import RolloutClock
     from gymcast.training.compute import keep_freed_memory
     from gymcast.training.config import TrainingConfig
     from gymcast.training.models import build_model, torch_threads
@@ -66,23 +65,10 @@ def measure(kind: str, lanes: int, rollouts: int) -> dict[str, float]:
         model = PPO("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=network, **settings)
     th.set_num_threads(torch_threads(config, model))
 
-    class Clock(BaseCallback):
-        """Notes when each rollout starts: after the first, collecting and training of the one before are done."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.starts: list[float] = []
-
-        def _on_rollout_start(self) -> None:
-            self.starts.append(time.perf_counter())
-
-        def _on_step(self) -> bool:
-            return True
-
-    clock = Clock()
+    clock = RolloutClock()
     model.learn(samples * (rollouts + 2), callback=clock)
     env.close()
-    spent = clock.starts[rollouts + 1] - clock.starts[1]
+    spent = clock.spent(rollouts)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rate": samples * rollouts / spent, "peak_mb": peak}
 

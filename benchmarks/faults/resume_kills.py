@@ -17,26 +17,45 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gymcast.training.algorithm_table import ALGORITHMS
 from gymcast.training.resume_check import ResumeCheckError, check_config, check_resume
 
+# Where an algorithm is not to be compared with its own defaults; the others learn from rollouts in this way.
 ON_POLICY = {"n_steps": 32, "batch_size": 128, "n_epochs": 2}
-OFF_POLICY = {"buffer_size": 5000}
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "a2c": {"n_steps": 16},
+    "trpo": {"n_steps": 32, "batch_size": 128},
+    "dqn": {"buffer_size": 5000},
+    "qrdqn": {"buffer_size": 5000},
+    "sac": {"buffer_size": 5000, "learning_starts": 500, "use_sde": True},
+    "td3": {"buffer_size": 5000, "learning_starts": 500, "noise_type": "ornstein_uhlenbeck"},
+    "ars": {"n_delta": 4},
+}
+ENVIRONMENTS = ("archers", "CartPole-v1", "Acrobot-v1", "Pendulum-v1", "LunarLander-v3")
 ARCHERS = {"parallel_episodes": 64, "env_kwargs": {"opponent": "intermediate"}}
 DISCRETE = {"env_kwargs": {"opponent": "intermediate", "action": "discrete"}}
+
+
+def takes(algorithm: str, env_id: str) -> bool:
+    """Whether ``algorithm`` is compared on ``env_id``: Archers has masks, and actions of several kinds."""
+    spec = ALGORITHMS[algorithm]
+    if env_id == "archers":
+        return "MultiDiscrete" in spec.actions or algorithm == "dqn"
+    return not spec.masked and ("Box" if env_id == "Pendulum-v1" else "Discrete") in spec.actions
 
 
 def combinations() -> list[tuple[str, dict[str, Any]]]:
     """``(environment, settings)`` of everything that is compared."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for env_id in ("archers", "CartPole-v1", "Acrobot-v1", "LunarLander-v3"):
+    for env_id in ENVIRONMENTS:
         if env_id == "LunarLander-v3" and importlib.util.find_spec("Box2D") is None:
             print("LunarLander-v3 is left out: pip install 'gymcast[box2d]'")
             continue
         shape = ARCHERS if env_id == "archers" else {"parallel_episodes": 8}
-        for algorithm in ("ppo", "maskable_ppo", "recurrent_ppo", "a2c", "dqn"):
-            if algorithm == "maskable_ppo" and env_id != "archers":
-                continue  # the others have no masks
-            hyperparameters = {"dqn": OFF_POLICY, "a2c": {"n_steps": 16}}.get(algorithm, ON_POLICY)
+        for algorithm in ALGORITHMS:
+            if not takes(algorithm, env_id):
+                continue
+            hyperparameters = HYPERPARAMETERS.get(algorithm, ON_POLICY)
             more = DISCRETE if (env_id, algorithm) == ("archers", "dqn") else {}
             for normalize in (None, {}):
                 settings = {"algorithm": algorithm, "hyperparameters": hyperparameters, "normalize": normalize}

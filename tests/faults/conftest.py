@@ -20,6 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+# Processes inherit a signal that is ignored, as it is under nohup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 class Cli:
     """A running ``gymcast`` command. Its output is collected in ``text``; every process it starts is remembered."""

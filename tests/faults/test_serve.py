@@ -14,6 +14,7 @@ import pytest
 
 from gymcast.server import cli as command_line
 from gymcast.server.cli_errors import UserError
+from gymcast.training.run_folder import worker_of
 
 ENDLESS = {"envId": "CartPole-v1", "totalTimesteps": 10**12, "parallelEpisodes": 2, "evaluationGames": 0}
 
@@ -60,3 +61,65 @@ def test_a_server_runs_trainings_and_ends_with_them(
     assert "Traceback" not in server.text
     # The training was stopped in order: it has a checkpoint to go on from.
     assert sorted((tmp_path / "runs" / running / "checkpoints").glob("step-*/manifest.json"))
+
+
+def test_a_training_outlives_its_server(
+    cli: Callable[..., Any], free_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port}"
+
+    def gymcast(*arguments: str) -> str:
+        assert command_line.run([*arguments, "--server", url]) == 0
+        return capsys.readouterr().out
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in gymcast("sessions", "show", "latest"):
+            assert time.monotonic() < deadline, gymcast("sessions", "show", "latest")
+            time.sleep(0.1)
+
+    def serve() -> Any:
+        server = cli("serve", "--port", str(free_port))
+        server.read_until(rf"Watch  {url}/\s")
+        return server
+
+    first = serve()
+    endless = ("--total-timesteps", str(10**12), "--lanes", "2", "--set", "evaluation_games=0")
+    said = gymcast("sessions", "submit", "CartPole-v1", *endless, "--priority", "4")
+    session, status = said.split()[0], said.split()[2]
+    assert status == "queued:" and f"{url}/#/session/{session}" in said
+    with pytest.raises(UserError, match="max_epsodes: unknown field; did you mean 'max_episodes'"):
+        gymcast("sessions", "submit", "CartPole-v1", "--set", "max_epsodes=5")
+    wait_for("status      running")
+    gymcast("sessions", "pause", session)
+    wait_for("status      paused")
+    worker = worker_of(tmp_path / "runs" / session)
+    first.process.kill()
+    first.process.wait()
+
+    second = serve()
+    wait_for("status      paused")
+    gymcast("sessions", "resume", session)
+    wait_for("status      running")
+    info = json.loads(gymcast("sessions", "show", session, "--json"))
+    assert (info["attempts"], info["priority"], worker_of(tmp_path / "runs" / session)) == (1, 4, worker)
+    # Ended in order, it leaves the session to the next one, where it is as paused as it was.
+    gymcast("sessions", "pause", session)
+    wait_for("status      paused")
+    second.process.send_signal(signal.SIGINT)
+    assert second.finish() == 130
+    assert worker_of(tmp_path / "runs" / session) is None
+
+    third = serve()
+    wait_for("wait_reason paused on request; it starts when it is resumed")
+    gymcast("sessions", "resume", session)
+    wait_for("status      running")
+    assert json.loads(gymcast("sessions", "show", session, "--json"))["attempts"] == 2
+    assert gymcast("sessions", "cancel", session) == f"{session} is stopping\n"
+    followed = gymcast("sessions", "tail", session)
+    assert followed.endswith("-- cancelled: cancelled by request\n")
+    assert "resumed from step-" in gymcast("sessions", "logs", session)
+    assert "cancelled by request" in gymcast("sessions", "list")
+    third.process.send_signal(signal.SIGINT)
+    assert third.finish() == 130
+    assert "Traceback" not in first.text + second.text + third.text

@@ -12,11 +12,12 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from gymcast.training.algorithm_table import RULES
 from gymcast.training.callbacks.metrics import EXTRA_METRICS
 from gymcast.training.config import NetworkConfig, NormalizeConfig, ResourceLimits, TrainingConfig
 from gymcast.training.events import TrainingMetricsData
-from gymcast.training.hyperparameters import RULES
 from gymcast.training.schedules import SCHEDULED
+from gymcast.training.sessions import GLOBAL_METRICS, SESSION_METRICS
 
 DOCS = Path(__file__).parents[2] / "docs"
 GENERATED = "This page is written by `python tests/training/reference_docs.py --write` from the code."
@@ -28,6 +29,8 @@ def bounds(info: FieldInfo) -> str:
         return ", ".join(get_args(info.annotation))
     if isinstance(info.annotation, type) and issubclass(info.annotation, StrEnum):
         return ", ".join(info.annotation)
+    if info.examples:
+        return ", ".join(info.examples)
     low: Any = ""
     high: Any = ""
     pending: list[Any] = [*info.metadata, info.annotation]
@@ -119,6 +122,7 @@ def metrics_page() -> str:
     fields = ["| field | meaning |", "|---|---|"]
     for name, info in TrainingMetricsData.model_fields.items():
         fields.append(f"| `{name}` | {info.description or 'time of the reading, UTC'} |")
+    besides = [f"| `{name}` | {text} |" for name, text in GLOBAL_METRICS.items()]
     extra = ["| field of `extra` | unit | meaning |", "|---|---|---|"]
     extra += [f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in EXTRA_METRICS.items()]
     return "\n\n".join(
@@ -127,9 +131,23 @@ def metrics_page() -> str:
             f"{GENERATED} A reading is a `training_metrics` event; numbers are finite, and null where there is none.",
             "\n".join(fields),
             "What gymcast's own trainer and `MetricsBroadcastCallback` put into `extra`:",
-            "\n".join(extra) + "\n",
+            "\n".join(extra),
+            "## Of a session and of all sessions",
+            'What metrics handlers, `get_session_info()["metrics"]` and `GET /api/training/sessions/{id}/metrics`'
+            " have of one session, `get_global_metrics()` and `GET /api/system/status` of all managed ones together;"
+            " null where there is no value yet. Processes are measured with psutil every two seconds: a worker and all"
+            " it has started.",
+            sessions_table(),
+            "The global metrics have besides:",
+            "\n".join(["| field | meaning |", "|---|---|", *besides]) + "\n",
         ]
     )
+
+
+def sessions_table() -> str:
+    rows = ["| field | unit | of one session | of all |", "|---|---|---|---|"]
+    rows += [f"| `{name}` | {unit} | {one} | {both} |" for name, (unit, one, both) in SESSION_METRICS.items()]
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gymcast.training.algorithm_table import ALGORITHMS
 from gymcast.training.config import ConfigError, NetworkConfig, ResourceLimits, TrainingConfig, TrainingMode
 
 REFERENCE = {"speedMultiplier": 15.0, "headlessMode": True, "maxEpisodes": 500}
@@ -67,16 +68,19 @@ def test_overrides_merge_mappings_and_replace_limits() -> None:
     assert config.network.hidden == TrainingConfig.preset("archers").network.hidden
 
 
-def test_another_algorithm_drops_the_presets_hyperparameters_but_masking_keeps_them() -> None:
-    assert TrainingConfig.preset("default", algorithm="dqn").hyperparameters == {}
-    kept = TrainingConfig.preset("default", algorithm="maskable_ppo").hyperparameters
-    assert kept == TrainingConfig.preset("default").hyperparameters
+def test_another_algorithm_replaces_the_presets_hyperparameters_but_masking_keeps_them() -> None:
+    assert TrainingConfig.preset("default", algorithm="dqn").hyperparameters == ALGORITHMS["dqn"].defaults
+    kept = TrainingConfig.preset("archers", algorithm="ppo").hyperparameters
+    assert kept == TrainingConfig.preset("archers").hyperparameters != {}
 
 
 def test_the_preset_follows_the_environment() -> None:
     assert TrainingConfig.for_env("archers").parallel_episodes == TrainingConfig.preset("archers").parallel_episodes
     assert TrainingConfig.for_env("gymcast/Archers-v0").env_id == "gymcast/Archers-v0"
-    assert TrainingConfig.for_env("CartPole-v1").hyperparameters == TrainingConfig.preset("default").hyperparameters
+    assert TrainingConfig.for_env("CartPole-v1").hyperparameters == TrainingConfig.preset("cartpole").hyperparameters
+    assert TrainingConfig.preset_for("module:MountainCarContinuous-v0") == "mountaincarcontinuous"
+    assert TrainingConfig.preset_for("MiniGrid-DoorKey-6x6-v0") == "minigrid"
+    assert TrainingConfig.preset_for("Theirs/CartPole-v1") == TrainingConfig.preset_for("Pole-v0") == "default"
     assert TrainingConfig.from_request({"envId": "CartPole-v1", **REFERENCE}).max_episodes == 500
 
 

@@ -11,7 +11,7 @@ import torch as th
 from gymcast.training import Trainer
 from gymcast.training.compute import resolve_precision
 from gymcast.training.config import ConfigError, TrainingConfig
-from gymcast.training.models import build_model
+from gymcast.training.models import build_model, resolve_algorithm
 from gymcast.training.vec_env import make_training_vec_env
 
 
@@ -80,6 +80,6 @@ def test_where_it_is_not_to_be_had() -> None:
 
 
 def test_the_precision_that_was_chosen_is_written_down() -> None:
-    trainer = Trainer(TrainingConfig(precision="auto"))
-    assert trainer.config.precision == resolve_precision("auto", "auto") != "auto"
+    config, _ = resolve_algorithm(TrainingConfig(precision="auto"), make_training_vec_env("archers", 2, 0))
+    assert config.precision == resolve_precision("auto", "auto") != "auto"
     assert resolve_precision("bfloat16", "cpu") == "bfloat16" and resolve_precision("float32", "cuda") == "float32"

@@ -56,7 +56,7 @@ def test_the_export_gives_the_same_probabilities_and_values_without_torch(
 
 
 def test_the_export_describes_itself() -> None:
-    model = archers_model(network={"hidden": [16, 8]})
+    model = archers_model(network={"hidden": [16, 8]}, algorithm="ppo")
     arrays = policy_arrays(model, env_id="gymcast/Archers-v0", version=0, options=OPTIONS)
     meta = json.loads(str(arrays["meta"]))
     assert meta["nvec"] == [3, 3, 2, 16] and meta["action_kind"] == "multi_discrete" and not meta["masked"]
@@ -113,5 +113,5 @@ def test_what_cannot_work_is_said_before_training(changes: dict[str, Any], text:
 
 def test_masks_are_needed_for_maskable_ppo() -> None:
     env = make_training_vec_env("CartPole-v1", 1, 0)
-    with pytest.raises(ConfigError, match="no action_masks"):
+    with pytest.raises(ConfigError, match="needs action_masks"):
         build_model(TrainingConfig(env_id="CartPole-v1", algorithm="maskable_ppo"), env, 0)

@@ -28,10 +28,13 @@ ARCHERS = {
 }
 POLE = {"env_id": "CartPole-v1", "parallel_episodes": 4}
 ACROBOT = {"env_id": "Acrobot-v1", "parallel_episodes": 2}
+PENDULUM = {"env_id": "Pendulum-v1", "parallel_episodes": 2, "max_episode_steps": 40, "total_timesteps": 500}
+ACTOR_Q = {"buffer_size": 300, "learning_starts": 60, "batch_size": 16, "train_freq": 2, "gradient_steps": 2}
 PPO = {"n_steps": 16, "batch_size": 32, "n_epochs": 2, "learning_rate": {"schedule": "linear", "start": 0.01, "end": 0}}
 DQN = {"buffer_size": 700, "learning_starts": 100, "batch_size": 32, "target_update_interval": 200}
 DISCRETE = {"env_kwargs": {**ARCHERS["env_kwargs"], "action": "discrete"}}  # type: ignore[dict-item]
 GAUSS = {"env_kwargs": {**ARCHERS["env_kwargs"], "action": "box"}}  # type: ignore[dict-item]
+LONGER = {"total_timesteps": 1200}
 NORMALISED: dict[str, Any] = {"normalize": {}}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -41,17 +44,36 @@ CASES: dict[str, dict[str, Any]] = {
         **ARCHERS, **GAUSS, "algorithm": "ppo", "hyperparameters": {**PPO, "use_sde": True, "sde_sample_freq": 4},
     },
     "maskable_ppo archers": {**ARCHERS, "algorithm": "maskable_ppo", "hyperparameters": PPO},
+    "maskable_recurrent_ppo vault": {
+        "env_id": "gymcast/Vault-v0",
+        "parallel_episodes": 3,
+        "algorithm": "maskable_recurrent_ppo",
+        "hyperparameters": PPO,
+    },
     "recurrent_ppo archers": {**ARCHERS, "algorithm": "recurrent_ppo", "hyperparameters": PPO},
     "a2c acrobot": {**ACROBOT, "algorithm": "a2c", "hyperparameters": {"n_steps": 8}},
     "dqn archers": {**ARCHERS, **DISCRETE, "algorithm": "dqn", "hyperparameters": DQN},
     "dqn pole normalised": {**POLE, "algorithm": "dqn", "hyperparameters": DQN, **NORMALISED},
     "recurrent_ppo pole normalised": {**POLE, "algorithm": "recurrent_ppo", "hyperparameters": PPO, **NORMALISED},
+    "trpo pole": {**POLE, "algorithm": "trpo", "hyperparameters": {"n_steps": 16, "batch_size": 32}},
+    "qrdqn pole": {**POLE, "algorithm": "qrdqn", "hyperparameters": DQN},
+    "sac pendulum": {**PENDULUM, "algorithm": "sac", "hyperparameters": ACTOR_Q},
+    "sac with state-dependent noise": {
+        **PENDULUM, "algorithm": "sac", "hyperparameters": {**ACTOR_Q, "use_sde": True, "n_steps": 3}, **NORMALISED,
+    },
+    "td3 with a noise that remembers": {
+        **PENDULUM, "algorithm": "td3", "hyperparameters": {**ACTOR_Q, "noise_type": "ornstein_uhlenbeck"},
+    },
+    "ars pole normalised": {**POLE, "algorithm": "ars", "hyperparameters": {"n_delta": 3}, **NORMALISED, **LONGER},
+    "ars lake": {**POLE, "env_id": "FrozenLake-v1", "algorithm": "ars", "hyperparameters": {"n_delta": 3}, **LONGER},
     "ppo acrobot": {**ACROBOT, "algorithm": "ppo", "hyperparameters": PPO},
+    "ppo pole in workers": {**POLE, "algorithm": "ppo", "hyperparameters": PPO, **NORMALISED, "workers": 2},
 }  # fmt: skip
 
 
 def config_of(case: dict[str, Any], **changes: Any) -> TrainingConfig:
-    settings = {"network": {"hidden": [16], "lstm_hidden": 8}, "evaluation_games": 0, "seed": 3, **case, **changes}
+    network = {"hidden": [16], **({"lstm_hidden": 8} if "recurrent" in case["algorithm"] else {})}
+    settings = {"network": network, "evaluation_games": 0, "seed": 3, **case, **changes}
     if "total_timesteps" not in settings and "max_episodes" not in settings:
         rollout = 16 * settings["parallel_episodes"]
         settings["total_timesteps"] = 8 * rollout
@@ -99,7 +121,7 @@ def train(config: TrainingConfig, run_dir: Path, sink: Any = None, *, resume: bo
 def test_stopped_and_resumed_equals_uninterrupted(
     name: str, go_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if go_back and ("dqn" in name or "a2c" in name):
+    if go_back and any(short in name for short in ("dqn", "a2c", "sac", "td3")):
         pytest.skip("its rollouts are short")
     monkeypatch.setattr(boundary, "LONG_ROLLOUT_SECONDS", 0.0 if go_back else 1e9)
     config = config_of(CASES[name])
@@ -286,5 +308,5 @@ def test_a_killed_lunar_lander_ends_with_the_same_weights(tmp_path: Path) -> Non
 
 def test_a_training_that_cannot_begin_ends_the_check(tmp_path: Path) -> None:
     config = check_config("CartPole-v1", algorithm="maskable_ppo", hyperparameters={})
-    with pytest.raises(ResumeCheckError, match="has no action_masks"):
+    with pytest.raises(ResumeCheckError, match="needs action_masks"):
         check_resume(config, 1, tmp_path, tell=lambda *_: None, on_kill=lambda _: None)

@@ -20,6 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from gymcast.training import Trainer, TrainingConfig
+from gymcast.training.algorithm_table import ALGORITHMS as TABLE
 from gymcast.training.checkpoints import CheckpointManager, load_tensors
 from gymcast.training.config import INITIAL_FILE, ConfigError
 from gymcast.training.sb3_zip import Sb3ZipError, export_sb3, load_weights, read_sb3_zip
@@ -29,7 +30,8 @@ SHORT = {
     "parallel_episodes": 2,
     "evaluation_games": 0,
     "seed": 1,
-    "network": {"hidden": [24, 16], "lstm_hidden": 8, "activation": "relu"},
+    "network": {"hidden": [24, 16], "activation": "relu"},
+    "algorithm": "ppo",
 }
 PPO_ARGUMENTS = {
     "n_steps": 32,
@@ -37,12 +39,18 @@ PPO_ARGUMENTS = {
     "n_epochs": 1,
     "learning_rate": {"schedule": "linear", "start": 0.01, "end": 0},
 }
+OFF_POLICY = {"learning_starts": 32, "buffer_size": 100, "batch_size": 16}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"hyperparameters": PPO_ARGUMENTS},
     "maskable_ppo": {"hyperparameters": PPO_ARGUMENTS, "env_id": "archers"},
-    "recurrent_ppo": {"hyperparameters": PPO_ARGUMENTS},
+    "recurrent_ppo": {"hyperparameters": PPO_ARGUMENTS, "network": {**SHORT["network"], "lstm_hidden": 8}},
+    "trpo": {"hyperparameters": {"n_steps": 32, "batch_size": 32}},
+    "qrdqn": {"hyperparameters": OFF_POLICY, "network": {**SHORT["network"], "quantiles": 7}},
+    "sac": {"hyperparameters": OFF_POLICY, "env_id": "Pendulum-v1"},
+    "td3": {"hyperparameters": OFF_POLICY, "env_id": "Pendulum-v1"},
+    "ars": {"hyperparameters": {"n_delta": 2}},
     "a2c": {"hyperparameters": {"n_steps": 8}},
-    "dqn": {"hyperparameters": {"learning_starts": 32, "buffer_size": 100}},
+    "dqn": {"hyperparameters": OFF_POLICY},
 }
 
 
@@ -67,13 +75,6 @@ state = {key: value.double().sum().item() for key, value in model.policy.state_d
 print(json.dumps({"actions": np.asarray(actions).tolist(), "timesteps": model.num_timesteps, "sums": state,
                   "gymcast": [name for name in sys.modules if name.startswith("gymcast")]}))
 """
-CLASSES = {
-    "ppo": ("stable_baselines3", "PPO"),
-    "a2c": ("stable_baselines3", "A2C"),
-    "dqn": ("stable_baselines3", "DQN"),
-    "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
-    "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"),
-}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -81,7 +82,7 @@ def test_plain_stable_baselines3_loads_it_without_gymcast(algorithm: str, tmp_pa
     config, checkpoint = trained(tmp_path / "run", algorithm=algorithm, **ALGORITHMS[algorithm])
     path = tmp_path / "model.zip"
     assert export_sb3(config, checkpoint, path) == [path]
-    command = [sys.executable, "-c", LOADER, *CLASSES[algorithm], str(path)]
+    command = [sys.executable, "-c", LOADER, *TABLE[algorithm].home.split(":"), str(path)]
     loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout)
     policy = load_tensors(checkpoint)["model"]["policy"]
     assert loaded["sums"] == {name: value.double().sum().item() for name, value in policy.items()}

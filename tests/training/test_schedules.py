@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from gymcast.training import hyperparameters as of
+from gymcast.training.algorithm_table import ALGORITHMS
 from gymcast.training.config import ConfigError, TrainingConfig
-from gymcast.training.hyperparameters import OWNED, RULES
-from gymcast.training.models import PLAIN, build_model
+from gymcast.training.hyperparameters import OWNED
+from gymcast.training.models import build_model, load_class
 from gymcast.training.schedules import SCHEDULED, parse_schedule, resolve_schedules
 from gymcast.training.vec_env import make_training_vec_env
 
@@ -105,19 +107,29 @@ def test_everything_wrong_is_told_at_once_with_its_range() -> None:
     assert "takes no schedule; only learning_rate, clip_range" in problems["hyperparameters.ent_coef"]
 
 
-@pytest.mark.parametrize("algorithm", list(PLAIN))
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_the_rules_know_every_argument_of_the_algorithm(algorithm: str) -> None:
-    arguments = set(inspect.signature(PLAIN[algorithm].__init__).parameters)
+    spec = ALGORITHMS[algorithm]
+    arguments = set(inspect.signature(load_class(spec.home)).parameters)
     # A file of settings can hold no class, and the last one is Stable-Baselines3's own.
-    unreachable = {"self", "rollout_buffer_class", "replay_buffer_class", "_init_setup_model"}
-    assert set(RULES[algorithm]) == arguments - unreachable - set(OWNED)
+    unreachable = {"rollout_buffer_class", "replay_buffer_class", "_init_setup_model"}
+    noise = {"noise_type", "noise_std"} if "action_noise" in arguments and algorithm in ("sac", "td3") else set()
+    if "Box" not in spec.actions:  # noise of continuous actions
+        unreachable |= {"use_sde", "sde_sample_freq"}
+    assert set(spec.rules) - noise == arguments - unreachable - set(OWNED)
 
 
-@pytest.mark.parametrize("algorithm", list(PLAIN))
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
 def test_the_algorithms_own_defaults_are_allowed(algorithm: str) -> None:
-    parameters = inspect.signature(PLAIN[algorithm].__init__).parameters
-    for name, rule in RULES[algorithm].items():
-        assert rule.accepts(parameters[name].default), (name, parameters[name].default, rule.allowed)
+    spec = ALGORITHMS[algorithm]
+    parameters = inspect.signature(load_class(spec.home)).parameters
+    assert of.problems_of(algorithm, spec.rules, spec.defaults) == []
+    for name, rule in spec.rules.items():
+        assert name.startswith("noise_") or rule.accepts(parameters[name].default), (
+            name,
+            parameters[name].default,
+            rule.allowed,
+        )
 
 
 def test_a_training_follows_its_schedules() -> None:

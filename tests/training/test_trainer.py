@@ -50,12 +50,11 @@ def run(tmp_path: Path, sink: Any = None, resume: bool = False, **changes: Any) 
 
 
 def test_a_run_leaves_its_folder_and_tells_its_story(tmp_path: Path, sink: Any) -> None:
-    result = run(tmp_path, sink, total_timesteps=16 * 16 * 4, footage_seconds=0.01, metrics_hz=50)
+    given = {"algorithm": "maskable_ppo", "total_timesteps": 16 * 16 * 4, "footage_seconds": 0.01, "metrics_hz": 50}
+    result = run(tmp_path, sink, **given)
     folder = tmp_path / "run"
     assert result.status == "completed" and result.exit_code == 0 and result.timesteps == 1024
-    assert TrainingConfig.from_yaml(folder / "config.yaml") == small(
-        total_timesteps=1024, env_id="gymcast/Archers-v0", footage_seconds=0.01, metrics_hz=50
-    )
+    assert TrainingConfig.from_yaml(folder / "config.yaml") == small(**given, env_id="gymcast/Archers-v0", workers=0)
     assert "completed" in (folder / "log.txt").read_text() and any((folder / "tb").iterdir())
     assert json.loads((folder / "summary.json").read_text())["timesteps"] == 1024
 
@@ -212,7 +211,9 @@ def test_it_pauses_goes_on_and_stops_on_request(wish: Any, tmp_path: Path, sink:
     sink.desired = wish
     thread.join(30)
     assert results[0].status == "cancelled" and "request" in results[0].reason and results[0].exit_code == 0
-    assert [event.reason for event in sink.of(CheckpointData)] == ["pause", "final"]
+    # Who cancels wants the end, not what was reached.
+    saved = ["pause"] if wish == "cancelled" else ["pause", "final"]
+    assert [event.reason for event in sink.of(CheckpointData)] == saved
     assert sink.of(EvaluationData) == []
 
 
@@ -274,7 +275,7 @@ def test_it_learns_to_balance_a_pole(tmp_path: Path) -> None:
         total_timesteps=14_336,
         seed=0,
         evaluation_games=20,
-        hyperparameters={"n_steps": 128, "n_epochs": 10, "learning_rate": 0.003},
+        hyperparameters={"n_steps": 128, "n_epochs": 10, "learning_rate": 0.003, "clip_range": 0.2, "gae_lambda": 0.95},
     )
     result = Trainer(config, run_dir=tmp_path / "run").run_training_loop()
     untrained = 22.0  # mean return of random actions

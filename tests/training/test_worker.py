@@ -14,6 +14,7 @@ import pytest
 
 from gymcast.training.checkpoints import CheckpointManager
 from gymcast.training.config import TrainingConfig
+from gymcast.training.run_folder import Orders, Outcome
 
 CONFIG = {
     "env_id": "archers",
@@ -32,8 +33,9 @@ def start(run_dir: Path, url: str, *more: str, **changes: Any) -> subprocess.Pop
     run_dir.mkdir(exist_ok=True)
     if not more:
         (run_dir / "config.yaml").write_text(TrainingConfig.parse({**CONFIG, **changes}).to_yaml())
-    command = [sys.executable, "-m", "gymcast.training.worker", "--run-dir", str(run_dir), "--server", url]
-    return subprocess.Popen([*command, "--session", "s1", *more], stderr=subprocess.PIPE, text=True)
+    Orders("s1", url).write(run_dir)
+    command = [sys.executable, "-m", "gymcast.training.worker", "--run-dir", str(run_dir)]
+    return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
 
 
 def finish(worker: subprocess.Popen[str], seconds: float = 200.0) -> tuple[int, str]:
@@ -63,6 +65,8 @@ def test_a_session_runs_to_its_end_and_everything_arrives(tmp_path: Path, receiv
     assert len({producer for producer, _ in receiver.events}) == 1
     seqs = sorted(seq for _, seq in receiver.events)
     assert seqs == list(range(1, len(seqs) + 1))
+    assert Outcome.read(tmp_path, attempt=1) == Outcome(1, "completed", "total_timesteps reached", False, len(seqs))
+    assert Outcome.read(tmp_path, attempt=2) is None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -105,13 +109,15 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path, receiver: Any) -> Non
     assert finish(worker)[0] == 130 and time.monotonic() - started < 5.0
 
 
-def test_the_server_may_go_away_and_come_back(tmp_path: Path, make_receiver: Any) -> None:
+def test_the_server_may_go_away_and_come_back_elsewhere(tmp_path: Path, make_receiver: Any) -> None:
     first = make_receiver()
     worker = start(tmp_path, first.url)
     wait_until_training(first, worker)
+    assert finish(start(tmp_path, first.url, "--resume"))[0] == 3  # a run folder has one worker
     first.close()
     time.sleep(0.5)
-    second = make_receiver(first.port)
+    second = make_receiver()
+    Orders("s1", second.url).write(tmp_path)
     wait_until_training(second, worker)
     second.desired = "cancelled"
     assert finish(worker)[0] == 0

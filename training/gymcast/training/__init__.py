@@ -33,9 +33,22 @@ if TYPE_CHECKING:
     from gymcast.training.config import TrainingConfig as TrainingConfig
     from gymcast.training.config import TrainingMode as TrainingMode
     from gymcast.training.evaluate import EvaluationResult as EvaluationResult
-    from gymcast.training.evaluate import wilson_interval as wilson_interval
     from gymcast.training.events import Event as Event
+    from gymcast.training.intervals import wilson_interval as wilson_interval
+    from gymcast.training.maskable_recurrent import MaskableRecurrentPPO as MaskableRecurrentPPO
+    from gymcast.training.masked_actions import ActionMaskError as ActionMaskError
     from gymcast.training.policies import export_policy as export_policy
+    from gymcast.training.sessions import ResourceAlert as ResourceAlert
+    from gymcast.training.sessions import SessionLimitError as SessionLimitError
+    from gymcast.training.sessions import SessionManager as SessionManager
+    from gymcast.training.sessions import SessionMetrics as SessionMetrics
+    from gymcast.training.sessions import TrainedEpisode as TrainedEpisode
+    from gymcast.training.sessions import TrainingAPI as TrainingAPI
+    from gymcast.training.sessions import TrainingFailedError as TrainingFailedError
+    from gymcast.training.sessions import TrainingSession as TrainingSession
+    from gymcast.training.sessions.batch.manager import BatchEpisodeManager as BatchEpisodeManager
+    from gymcast.training.sessions.batch.types import BatchStatus as BatchStatus
+    from gymcast.training.sessions.batch.types import EpisodeResult as EpisodeResult
     from gymcast.training.subproc import GymcastSubprocVecEnv as GymcastSubprocVecEnv
     from gymcast.training.trainer import Trainer as Trainer
     from gymcast.training.trainer import TrainingResult as TrainingResult
@@ -43,6 +56,9 @@ if TYPE_CHECKING:
     from gymcast.training.vec_env import make_training_vec_env as make_training_vec_env
 
 _HOMES = {
+    "ActionMaskError": "masked_actions",
+    "BatchEpisodeManager": "sessions.batch.manager",
+    "BatchStatus": "sessions.batch.types",
     "BotDecisionCallback": "callbacks",
     "Checkpoint": "checkpoints",
     "CheckpointCallback": "callbacks",
@@ -51,26 +67,36 @@ _HOMES = {
     "CollapseAlarmCallback": "callbacks",
     "ConfigError": "config",
     "EpisodeLogCallback": "callbacks",
+    "EpisodeResult": "sessions.batch.types",
     "EvaluationResult": "evaluate",
     "Event": "events",
     "EventSink": "broadcast",
     "FootageCallback": "callbacks",
     "GameVecEnv": "vec_env",
     "GymcastSubprocVecEnv": "subproc",
+    "MaskableRecurrentPPO": "maskable_recurrent",
     "MetricsBroadcastCallback": "callbacks",
     "NetworkConfig": "config",
+    "ResourceAlert": "sessions",
     "ResourceLimits": "config",
     "SessionControlCallback": "callbacks",
+    "SessionLimitError": "sessions",
+    "SessionManager": "sessions",
+    "SessionMetrics": "sessions",
     "Sink": "broadcast",
+    "TrainedEpisode": "sessions",
     "Trainer": "trainer",
+    "TrainingAPI": "sessions",
     "TrainingConfig": "config",
+    "TrainingFailedError": "sessions",
     "TrainingMode": "config",
     "TrainingResult": "trainer",
+    "TrainingSession": "sessions",
     "choose_torch_threads": "compute",
     "export_policy": "policies",
     "make_training_vec_env": "vec_env",
     "register_external_session": "broadcast",
-    "wilson_interval": "evaluate",
+    "wilson_interval": "intervals",
 }
 
 __all__ = [*_HOMES]

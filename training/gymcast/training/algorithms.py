@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO
+from sb3_contrib import TRPO, MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBuffer, MaskableRolloutBufferSamples
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import A2C, PPO
@@ -26,6 +26,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
+from gymcast.training.overlap import Choice, rollout_steps
 from gymcast.training.vec_env import GameVecEnv
 
 if TYPE_CHECKING:
@@ -115,20 +116,19 @@ class _BatchCollection(OnPolicyAlgorithm):
         )
         rollout_buffer.reset()
         callback.on_rollout_start()
-        last_obs: Any = self._last_obs
-        new_obs: Any = last_obs
-        extra: dict[str, Any] = {}
-        for _ in range(n_rollout_steps):
-            action_masks = None
-            if masked:
-                action_masks = _masks_of(env)
-                extra = {"action_masks": action_masks}
+
+        def choose(obs: Any, lanes: slice) -> Choice:
+            masks = _masks_of(env)[lanes] if masked else None
             with th.no_grad():
-                obs_tensor = obs_as_tensor(last_obs, self.device)
-                actions, values, log_probs = self.policy(obs_tensor, **extra)
-            actions = actions.cpu().numpy()
-            clipped_actions = self._actions_for_env(actions)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+                chosen = self.policy(
+                    obs_as_tensor(obs, self.device), **({"action_masks": masks} if masks is not None else {})
+                )
+            actions = chosen[0].cpu().numpy()
+            return Choice(obs, actions, self._actions_for_env(actions), chosen[1], chosen[2], masks)
+
+        steps = rollout_steps(env, self._last_obs, choose, n_rollout_steps)
+        for choice, new_obs, rewards, dones, infos in steps:
+            last_obs, actions, clipped_actions, values, log_probs, action_masks = choice
             self.num_timesteps += env.num_envs
             # Callbacks find the names of Stable-Baselines3's own loop here.
             callback.update_locals(locals())
@@ -140,8 +140,9 @@ class _BatchCollection(OnPolicyAlgorithm):
                 self._bootstrap_truncated(ended, infos, rewards)
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.reshape(-1, 1)
+            extra = {} if action_masks is None else {"action_masks": action_masks}
             rollout_buffer.add(last_obs, actions, rewards, self._last_episode_starts, values, log_probs, **extra)
-            self._last_obs = last_obs = new_obs
+            self._last_obs = new_obs
             self._last_episode_starts = dones
         with th.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
@@ -182,6 +183,10 @@ class BatchPPO(_BatchCollection, PPO):
 
 class BatchA2C(_BatchCollection, A2C):
     """A2C for environments with very many lanes."""
+
+
+class BatchTRPO(_BatchCollection, TRPO):
+    """TRPO (Schulman et al. 2015, https://arxiv.org/abs/1502.05477) for environments with very many lanes."""
 
 
 class BatchMaskablePPO(_BatchCollection, MaskablePPO):

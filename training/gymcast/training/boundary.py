@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn
 
 from gymcast.training.run_state import RunState
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # From this on a rollout is long: keeping its first state, some milliseconds, is not noticed.
 LONG_ROLLOUT_SECONDS: Final = 1.0
@@ -36,6 +40,7 @@ class RolloutBoundary:
         self._may_go_on = may_go_on
         self._off_policy = isinstance(model, OffPolicyAlgorithm)
         self._rollout_start: RunState | None = None
+        self._torch_stream: NDArray[Any] | None = None
         self._rollout_seconds = math.inf
         self._unfinished = False
         self._collect: Callable[..., Any] = self._model.collect_rollouts
@@ -47,8 +52,11 @@ class RolloutBoundary:
         # State-dependent exploration draws its noise before any callback could save.
         if not self._off_policy and (self._rollout_seconds >= LONG_ROLLOUT_SECONDS or self._model.use_sde):
             self._rollout_start = self._capture()
+        elif self._model.use_sde:  # rollouts of a few steps: the one stream that is drawn from is enough
+            self._torch_stream = th.get_rng_state().numpy().copy()
         begun = time.monotonic()
         collected = self._collect(*args, **kwargs)
+        self._torch_stream = None
         self._rollout_seconds = time.monotonic() - begun
         self._unfinished = not self._off_policy and not collected
         if not self._unfinished:
@@ -62,7 +70,12 @@ class RolloutBoundary:
 
     def state(self) -> RunState:
         """The state to save: that of the rollout's start where it is kept, else that of now."""
-        return self._rollout_start if self._rollout_start is not None else self._capture()
+        if self._rollout_start is not None:
+            return self._rollout_start
+        state = self._capture()
+        if self._torch_stream is not None:
+            state.arrays["random/torch"] = self._torch_stream
+        return state
 
     def give_up_rollout(self, last_step: dict[str, Any]) -> None:
         """Let a run stand where it is, in the middle of a rollout that nobody will complete; else do nothing.

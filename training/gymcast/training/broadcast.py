@@ -8,14 +8,11 @@ server counts repeats by ``(session, producer, seq)``, so a retry is always safe
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import logging
 import os
 import random
 import secrets
-import socket
 import threading
 import time
 from collections import deque
@@ -23,13 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from gymcast.training.events import (
     MAX_EVENTS_PER_POST,
-    MAX_POST_BYTES,
     DesiredState,
     ErrorData,
     Event,
@@ -37,6 +32,7 @@ from gymcast.training.events import (
     Message,
     event_type_of,
 )
+from gymcast.training.http_client import HttpClient, ServerAway, ServerRefused
 from gymcast.training.spool import MAX_BATCH_BYTES, Spool
 
 log = logging.getLogger(__name__)
@@ -47,7 +43,11 @@ GATHER_SECONDS: Final = 0.1
 _JITTER: Final = random.Random()
 BACKOFF_FIRST_SECONDS: Final = 0.25
 BACKOFF_CAP_SECONDS: Final = 10.0
+LOOK_AGAIN_SECONDS: Final = 0.5
 MAX_QUEUED_EVENTS: Final = 10_000
+
+Address = tuple[str, str | None]
+"""URL of a server and the token it wants, if any."""
 
 
 class Sink(Protocol):
@@ -61,73 +61,6 @@ class Sink(Protocol):
     def emit(self, data: Message) -> None:
         """Take one event; never blocks, never raises for the receiver's troubles."""
         ...
-
-
-class ServerRefused(Exception):
-    """The server answered a batch with an error that sending it again unchanged cannot cure."""
-
-
-class ServerAway(Exception):
-    """The server cannot be reached, or asks to come back later (``retry_after`` seconds)."""
-
-    def __init__(self, text: str, retry_after: float = 0.0) -> None:
-        super().__init__(text)
-        self.retry_after = retry_after
-
-
-class HttpClient:
-    """One keep-alive connection to ``base_url``, with JSON in and out."""
-
-    def __init__(self, base_url: str, *, token: str | None = None, timeout: float = 10.0) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"server URL has to look like http://host:port, got {base_url!r}")
-        self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
-        self._timeout = timeout
-        self._headers = {"Content-Type": "application/json"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._connection: http.client.HTTPConnection | None = None
-
-    def post(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """``(status, headers, body)`` of the answer. Raises :class:`ServerAway` when there is none."""
-        reused = self._connection is not None
-        try:
-            return self._post(path, body)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            if not reused:
-                raise ServerAway(f"{type(error).__name__}: {error}") from error
-        try:
-            # An idle keep-alive connection may have been closed meanwhile; that says nothing about the server.
-            return self._post(path, body)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise ServerAway(f"{type(error).__name__}: {error}") from error
-
-    def _post(self, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        if self._connection is None:
-            self._connection = self._kind(self._host, self._port, timeout=self._timeout)
-        self._connection.request("POST", self._prefix + path, body, self._headers)
-        response = self._connection.getresponse()
-        content = response.read(MAX_POST_BYTES)
-        if response.will_close:
-            self.close()
-        return response.status, {name.lower(): value for name, value in response.getheaders()}, content
-
-    def abort(self) -> None:
-        """Make a request that another thread is waiting in fail at once."""
-        connection = self._connection
-        if connection is not None and connection.sock is not None:
-            with contextlib.suppress(OSError):  # already closed by the other side
-                connection.sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close the connection; the next request opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def register_external_session(
@@ -165,13 +98,14 @@ def register_external_session(
 class EventSink:
     """Sends events of one session to a server from a background thread. See the module's text for the guarantees.
 
-    ``spool_dir`` is where events wait while the server is away (``None``: in memory only, at most 10,000);
-    ``on_desired`` is called in the background thread whenever the server's wish changes.
+    ``server`` is its URL, or a function that tells URL and token: it is asked again while the server is away, since
+    another one may have taken its place. ``spool_dir`` is where events wait while the server is away (``None``: in
+    memory only, at most 10,000); ``on_desired`` is called in the background thread whenever the server's wish changes.
     """
 
     def __init__(
         self,
-        server_url: str,
+        server: str | Callable[[], Address],
         session_id: str,
         *,
         producer: str | None = None,
@@ -183,7 +117,9 @@ class EventSink:
         self.session_id = session_id
         self.producer = producer or f"worker-{os.getpid()}-{secrets.token_hex(4)}"
         self._path = f"/api/training/sessions/{session_id}/events"
-        self._client = HttpClient(server_url, token=token)
+        self._locate = server if callable(server) else lambda: (server, token)
+        self._address = self._locate()
+        self._client = HttpClient(self._address[0], token=self._address[1])
         self._spool = None if spool_dir is None else Spool(Path(spool_dir), self.producer, spool_max_bytes)
         self._on_desired = on_desired
         self._desired: DesiredState = "running"
@@ -208,6 +144,11 @@ class EventSink:
     def connected(self) -> bool:
         """Whether the newest POST was answered."""
         return self._connected
+
+    @property
+    def emitted(self) -> int:
+        """The number of the newest event."""
+        return self._seq
 
     @property
     def dropped(self) -> int:
@@ -284,8 +225,26 @@ class EventSink:
 
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
+        look = time.monotonic() + LOOK_AGAIN_SECONDS
         while not self._closing and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
+            if time.monotonic() >= look:
+                look += LOOK_AGAIN_SECONDS
+                if self._moved():
+                    return
+
+    def _moved(self) -> bool:
+        """Whether the server is to be found at another address now; what follows goes there."""
+        try:
+            address = self._locate()
+            if address == self._address:
+                return False
+            self._client.move_to(*address)
+        except (OSError, ValueError) as error:
+            log.warning("the address of the server cannot be read: %s", error)
+            return False
+        self._address = address
+        return True
 
     def _encode_queue(self) -> None:
         with self._lock:

@@ -19,7 +19,7 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +164,8 @@ class CheckpointManager:
 
     def _prune(self) -> None:
         found, best = self.list(), self.best()
-        total = sum(checkpoint.bytes for checkpoint in found)
+        total = _disk_bytes(found)
+        kept = list(found)
         for left, checkpoint in zip(range(len(found), 1, -1), found, strict=False):
             too_many = self.keep is not None and left > self.keep
             too_large = self.max_bytes is not None and total > self.max_bytes
@@ -173,7 +174,8 @@ class CheckpointManager:
                 doomed = checkpoint.path.with_name(f".{checkpoint.path.name}.unfinished-pruned")
                 os.replace(checkpoint.path, doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
-                total -= checkpoint.bytes
+                kept.remove(checkpoint)
+                total = _disk_bytes(kept)
 
     @contextmanager
     def _only_writer(self) -> Iterator[None]:
@@ -197,6 +199,12 @@ class CheckpointManager:
             owner = path.name.rsplit("-", 1)[-1]
             if not (owner.isdigit() and int(owner) != os.getpid() and Path(f"/proc/{owner}").exists()):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _disk_bytes(checkpoints: Iterable[Checkpoint]) -> int:
+    """What checkpoints take together; a file that several of them hold counts once."""
+    found = [path.stat() for checkpoint in checkpoints for path in checkpoint.path.iterdir()]
+    return sum({(stat.st_dev, stat.st_ino): stat.st_size for stat in found}.values())
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
@@ -250,6 +258,11 @@ def _read_manifest(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {manifest.get('format')}; this version reads format {FORMAT}")
     return checkpoint, files
+
+
+def file_hashes(path: Path) -> dict[str, str]:
+    """SHA-256 by name of the files of a checkpoint, as its manifest has them. Raises :class:`CheckpointError`."""
+    return {name: str(entry["sha256"]) for name, entry in _read_manifest(path)[1].items()}
 
 
 def verify(path: str | Path) -> Checkpoint:

@@ -6,38 +6,36 @@ One frozen pydantic model for each. Values arrive from YAML presets, REST bodies
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from enum import StrEnum
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+
+from gymcast.training import preset_files
+from gymcast.training.algorithm_table import (
+    ALGORITHMS,
+    AUTO,
+    AlgorithmSpec,
+    problem_of_name,
+    problems_of_hyperparameters,
+    problems_of_network,
 )
-from pydantic.alias_generators import to_camel
+from gymcast.training.config_model import ConfigError as ConfigError
+from gymcast.training.config_model import ConfigModel, SeveralProblems
+from gymcast.training.env_settings import ModuleName, WrapperConfig, id_and_packages
+from gymcast.training.network_config import NetworkConfig as NetworkConfig
+from gymcast.training.network_config import NormalizeConfig as NormalizeConfig
 
-from gymcast.training.hyperparameters import problems_of
+if TYPE_CHECKING:
+    from gymcast.envs.foreign_make import EnvExtras
 
-Algorithm = Literal["ppo", "maskable_ppo", "recurrent_ppo", "a2c", "dqn"]
-Activation = Literal["tanh", "relu", "elu"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-# Fields that are mappings: a preset and its overrides are merged key by key instead of replaced as a whole.
-_MERGED_FIELDS: Final = ("env_kwargs", "hyperparameters", "network", "normalize")
-_LIMIT_FIELDS: Final = ("max_episodes", "total_timesteps", "max_minutes")
 # In a run folder: weights its training begins with, as Stable-Baselines3 writes them.
 INITIAL_FILE: Final = "initial.zip"
-_PRESET_PACKAGE: Final = "gymcast.training"
 
 
 class TrainingMode(StrEnum):
@@ -62,88 +60,7 @@ _MULTIPLIERS: Final[dict[TrainingMode, tuple[float, float] | None]] = {
 }
 
 
-class ConfigError(ValueError):
-    """Values that make no configuration. ``problems`` lists every one of them as ``(field, text)``."""
-
-    def __init__(self, title: str, problems: list[tuple[str, str]]) -> None:
-        self.title = title
-        self.problems = problems
-        super().__init__("\n".join([title, *(f"  {field}: {text}" for field, text in problems)]))
-
-
-class _SeveralProblems(ValueError):
-    """More than one thing wrong inside one field."""
-
-    def __init__(self, problems: list[tuple[str, str]]) -> None:
-        self.problems = problems
-        super().__init__("; ".join(f"{name}: {text}" for name, text in problems))
-
-
-class _ConfigModel(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        populate_by_name=True,
-        loc_by_alias=False,
-        validate_default=True,
-        protected_namespaces=(),
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_field_twice(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            twice = [
-                name for name in cls.model_fields if to_camel(name) != name and {name, to_camel(name)} <= set(values)
-            ]
-            if twice:
-                raise ValueError(f"given twice, in snake_case and in camelCase: {', '.join(twice)}; keep one spelling")
-        return values
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Validate ``values`` (snake_case or camelCase). Raises :class:`ConfigError` naming every problem at once."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigError(f"invalid {cls.__name__}", describe_problems(cls, error)) from None
-
-
-class NetworkConfig(_ConfigModel):
-    """Actor and critic as multi-layer perceptrons."""
-
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] = Field(
-        default=(64, 64), description="units of each hidden layer of the actor, 1..8192, up to 16 layers"
-    )
-    value_hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=16)] | None = Field(
-        default=None, description="units of each hidden layer of the critic; null: as the actor"
-    )
-    shared: bool = Field(
-        default=False, description="actor and critic share the hidden layers: half the work (flat observations)"
-    )
-    activation: Activation = Field(default="tanh", description="activation between layers")
-    ortho_init: bool = Field(default=True, description="orthogonal initial weights (on-policy algorithms)")
-    lstm_hidden: Annotated[int, Field(ge=1, le=8192)] = Field(
-        default=64,
-        description="units of the LSTM before the hidden layers, one each for actor and critic (recurrent_ppo)",
-    )
-
-
-class NormalizeConfig(_ConfigModel):
-    """Running normalisation of what the learner sees: Stable-Baselines3's ``VecNormalize``."""
-
-    observations: bool = Field(default=True, description="shift and scale observations to mean 0 and variance 1")
-    rewards: bool = Field(default=True, description="scale rewards by the deviation of the discounted return")
-    clip_observations: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=10.0, description="largest size of a normalised observation"
-    )
-    clip_rewards: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=10.0, description="largest size of a normalised reward"
-    )
-
-
-class TrainingConfig(_ConfigModel):
+class TrainingConfig(ConfigModel):
     """Everything that determines a training run."""
 
     # What is trained
@@ -151,7 +68,21 @@ class TrainingConfig(_ConfigModel):
         default="gymcast/Archers-v0", description='Gymnasium id or alias of a built-in game such as "archers"'
     )
     env_kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="options of the environment")
-    algorithm: Algorithm = Field(default="ppo", description="Stable-Baselines3 algorithm")
+    gym_packages: Annotated[tuple[ModuleName, ...], Field(max_length=32)] = Field(
+        default=(), description="packages that register environments when they are imported, such as minigrid"
+    )
+    wrappers: Annotated[tuple[WrapperConfig, ...], Field(max_length=32)] = Field(
+        default=(),
+        description="wrappers of the environment, the innermost first: Name, {Name: {argument: value}} or module:Class",
+    )
+    frame_stack: Annotated[int, Field(ge=2, le=64)] | None = Field(
+        default=None, description="newest observations that are seen side by side, 2..64; null: the newest alone"
+    )
+    algorithm: str = Field(
+        default=AUTO,
+        description="algorithm of Stable-Baselines3 or sb3-contrib; auto: the one that suits the actions",
+        examples=[AUTO, *ALGORITHMS],
+    )
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     normalize: NormalizeConfig | None = Field(
         default=None, description="running normalisation of observations and rewards, see below; null: none"
@@ -194,12 +125,32 @@ class TrainingConfig(_ConfigModel):
     episode_timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
         default=None,
         description="seconds after which an episode is truncated: game time in built-in games, wall-clock time in"
-        " others; null: only the environment's own limit",
+        " others, where with workers a game that hangs ends too; null: only the environment's own limit",
     )
 
     # How fast and how many
     parallel_episodes: Annotated[int, Field(ge=1, le=65_536)] = Field(
         default=8, description="episodes played at once (lanes of the vector environment)"
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = Field(
+        default="auto",
+        description="processes that step the environments and are started again when one crashes or hangs; 0: the"
+        " training process steps them; auto: 0 for games of gymcast and of Gymnasium itself and in scripts of your own,"
+        " else one for each core, at most one for each lane",
+    )
+    worker_start_method: Literal["forkserver", "spawn", "fork"] = Field(
+        default="forkserver", description="how worker processes are started"
+    )
+    step_timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
+        default=60.0,
+        description="seconds a worker may take for one step of all its lanes before it is killed and started again;"
+        " null: no limit",
+    )
+    max_restarts: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
+        default=100, description="restarts of workers before the training fails; null: no limit"
+    )
+    max_restarts_per_minute: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=20, description="restarts of workers within a minute before the training fails"
     )
     speed_multiplier: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = Field(
         default=None, description="game seconds per wall-clock second of each lane, 1..100; null: unlimited"
@@ -282,14 +233,34 @@ class TrainingConfig(_ConfigModel):
         default=(), description="tags of the W&B run, up to 32"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _module_of_the_id(cls, values: Any) -> Any:
+        return id_and_packages(values)
+
+    @field_validator("algorithm")
+    @classmethod
+    def _algorithm_is_known(cls, value: str) -> str:
+        if problem := problem_of_name(value):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("network")
+    @classmethod
+    def _network_of_the_algorithm(cls, value: NetworkConfig, info: ValidationInfo) -> NetworkConfig:
+        algorithm = info.data.get("algorithm")  # missing when it is itself wrong
+        if algorithm is not None and (problems := problems_of_network(algorithm, value.changed)):
+            raise SeveralProblems(problems)
+        return value
+
     @field_validator("hyperparameters")
     @classmethod
     def _hyperparameters_of_the_algorithm(
         cls, value: dict[str, JsonValue], info: ValidationInfo
     ) -> dict[str, JsonValue]:
         algorithm = info.data.get("algorithm")  # missing when it is itself wrong
-        if algorithm is not None and (problems := problems_of(algorithm, value)):
-            raise _SeveralProblems(problems)
+        if algorithm is not None and (problems := problems_of_hyperparameters(algorithm, value)):
+            raise SeveralProblems(problems)
         return value
 
     @field_validator("training_mode")
@@ -302,41 +273,60 @@ class TrainingConfig(_ConfigModel):
         raise ValueError(f"not at speed_multiplier {speed:g}: {give}leave it out, or take training_mode training")
 
     @property
+    def extras(self) -> EnvExtras:
+        """What belongs to the environment beside its id and options."""
+        # Loaded on first use: the environments bring their compiled kernels along.
+        from gymcast.envs.foreign_make import EnvExtras
+
+        wrappers = tuple((wrapper.name, wrapper.kwargs) for wrapper in self.wrappers)
+        return EnvExtras(self.gym_packages, wrappers, self.frame_stack)
+
+    @property
     def pacing(self) -> float | None:
         """Game seconds per wall-clock second each lane is held to; ``None`` when nothing is held back."""
         if self.headless_mode:
             return None
         return 1.0 if self.training_mode is TrainingMode.REALTIME else self.speed_multiplier
 
+    @property
+    def spec(self) -> AlgorithmSpec:
+        """What the table of algorithms says of this one. ``KeyError`` as long as it is ``auto``."""
+        return ALGORITHMS[self.algorithm]
+
+    def with_algorithm(self, algorithm: str) -> Self:
+        """These settings with ``algorithm`` in the place of ``auto``, and its defaults where nothing is given.
+
+        Raises :class:`ConfigError` for hyperparameters and a network that it does not have.
+        """
+        values = self.model_dump(mode="json") | {"algorithm": algorithm, "room_password": self.room_password}
+        values["hyperparameters"] = {**ALGORITHMS[algorithm].defaults, **self.hyperparameters}
+        return self.parse(values)
+
     @classmethod
     def preset_names(cls) -> tuple[str, ...]:
         """Names accepted by :meth:`preset`."""
-        folder = resources.files(_PRESET_PACKAGE) / "presets"
-        return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+        return preset_files.names()
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
         """The preset ``name`` with ``overrides`` on top.
 
         Mappings such as ``env_kwargs`` are merged key by key. An override of any limit (episodes, timesteps, minutes)
-        replaces all limits of the preset; another kind of algorithm drops the preset's hyperparameters.
+        replaces all limits of the preset, its target included; another kind of algorithm replaces the preset's
+        hyperparameters by its own defaults.
         Raises :class:`ConfigError` for an unknown preset or bad values.
         """
-        names = cls.preset_names()
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError("unknown preset", [(name, f"{hint}presets are: {', '.join(names)}")])
-        text = (resources.files(_PRESET_PACKAGE) / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-        return cls.parse(_merge(yaml.safe_load(text), overrides))
+        return cls.parse(preset_files.merge(preset_files.read(name), cls.in_snake_case(overrides)))
+
+    @classmethod
+    def preset_for(cls, env_id: str) -> str:
+        """The name of the preset made for ``env_id``, its family (``ALE/...``, ``MiniGrid-...``), or ``default``."""
+        return preset_files.name_for(env_id)
 
     @classmethod
     def for_env(cls, env_id: str, **overrides: Any) -> Self:
-        """``overrides`` on top of the preset made for ``env_id``, or of the preset ``default`` when there is none."""
-        short = env_id.rsplit("/", 1)[-1].split("-v")[0].lower()
-        builtin = ("/" not in env_id and env_id == short) or env_id.startswith("gymcast/")
-        name = short if builtin and short in cls.preset_names() else "default"
-        return cls.preset(name, **{**overrides, "env_id": env_id})
+        """``overrides`` on top of the preset that :meth:`preset_for` names."""
+        return cls.preset(cls.preset_for(env_id), **{**overrides, "env_id": env_id})
 
     @classmethod
     def from_request(cls, values: Mapping[str, Any]) -> Self:
@@ -362,12 +352,7 @@ class TrainingConfig(_ConfigModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_SNAKE_NAMES: Final = {
-    to_camel(name): name for model in (TrainingConfig, NetworkConfig, NormalizeConfig) for name in model.model_fields
-}
-
-
-class ResourceLimits(_ConfigModel):
+class ResourceLimits(ConfigModel):
     """Limits that all sessions of one server share."""
 
     max_concurrent_sessions: Annotated[int, Field(ge=1, le=1000)] = Field(
@@ -385,58 +370,3 @@ class ResourceLimits(_ConfigModel):
     cpu_limit_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = Field(
         default=None, description="processor use of all workers together, percent of the machine; null: not limited"
     )
-
-
-def _snake(values: Mapping[str, Any]) -> dict[str, Any]:
-    snake = {_SNAKE_NAMES.get(key, key): value for key, value in values.items()}
-    # A field given in both spellings stays as it is, for validation to complain about.
-    return snake if len(snake) == len(values) else dict(values)
-
-
-def _merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged, overrides = dict(base), _snake(overrides)
-    if any(name in overrides for name in _LIMIT_FIELDS):
-        for name in _LIMIT_FIELDS:
-            merged.pop(name, None)
-    if _family(overrides.get("algorithm", merged["algorithm"])) != _family(merged["algorithm"]):
-        merged.pop("hyperparameters", None)
-    for name, value in overrides.items():
-        if name in _MERGED_FIELDS and isinstance(value, Mapping):
-            value = {**(merged.get(name) or {}), **(_snake(value) if name in ("network", "normalize") else value)}
-        merged[name] = value
-    return merged
-
-
-def _family(algorithm: Any) -> str:
-    """Algorithms of a family take the same hyperparameters."""
-    return str(algorithm).removeprefix("maskable_").removeprefix("recurrent_")
-
-
-def describe_problems(model: type[BaseModel], error: ValidationError) -> list[tuple[str, str]]:
-    """``(field, text)`` for every problem in ``error``: what was given, what is allowed, or which name was meant."""
-    problems = []
-    snake = [*model.model_fields, *NetworkConfig.model_fields, *NormalizeConfig.model_fields]
-    for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"]) or "configuration"
-        if item["type"] == "extra_forbidden":
-            name = str(item["loc"][-1])
-            # The spelling that was used is the one to suggest.
-            close = difflib.get_close_matches(name, snake if name.islower() else [*_SNAKE_NAMES], n=1)
-            problems.append((field, "unknown field" + (f"; did you mean {close[0]!r}?" if close else "")))
-            continue
-        inner = item.get("ctx", {}).get("error")
-        if isinstance(inner, _SeveralProblems):
-            problems += [(f"{field}.{name}", text) for name, text in inner.problems]
-            continue
-        text = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "string_pattern_mismatch":
-            text = "not of the form that is allowed"  # the description says it better than a regular expression
-        root = item["loc"][0] if item["loc"] else None
-        info = model.model_fields.get(str(root))
-        given = repr(item["input"])
-        given = given if len(given) <= 80 else given[:77] + "..."
-        meaning = f" ({info.description})" if info is not None and info.description else ""
-        # A password must not travel into a log by way of its own error message.
-        shown = "" if root == "room_password" else f", got {given}"
-        problems.append((field, f"{text[:1].lower()}{text[1:]}{shown}{meaning}"))
-    return problems

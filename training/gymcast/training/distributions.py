@@ -110,5 +110,5 @@ def compute_groups_together(policy: BasePolicy) -> None:
     sizes = [int(n) for n in policy.action_space.nvec]
     if type(current) is MultiCategoricalDistribution:
         policy.action_dist = BatchMultiCategorical(sizes)  # type: ignore[assignment]
-    elif type(current) is MaskableMultiCategoricalDistribution:
+    elif isinstance(current, MaskableMultiCategoricalDistribution) and not isinstance(current, GroupedCategoricals):
         policy.action_dist = BatchMaskableMultiCategorical(sizes)  # type: ignore[assignment]

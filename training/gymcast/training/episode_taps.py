@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from gymcast.training.subproc import GymcastSubprocVecEnv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FACTS_KEY = "episode_facts"
-"""Name in every ``info``: ``seed`` of the episode, its ``index`` on its lane, ``length`` and ``return`` so far."""
+"""Name in the last ``info`` of an episode: its ``seed``, its ``index`` on its lane, ``length`` and ``return``."""
+REMEDY = "with --workers 2 (the setting workers) a game that raises, crashes or hangs is started again"
 
 
 class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
@@ -25,6 +28,9 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
 
     Gymnasium's own way, a seed for the first reset only, makes every episode depend on all those before it.
     """
+
+    last_observation: Any = None
+    """What the last step or reset returned."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -41,12 +47,17 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
             self._index += 1
             self._episode_seed = _drawn(np.random.SeedSequence([self._lane_seed, self._index]))
         self._length, self._return = 0, 0.0
-        return self.env.reset(seed=self._episode_seed, options=options)
+        obs, info = self.env.reset(seed=self._episode_seed, options=options)
+        self.last_observation = obs
+        return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
+        self.last_observation = obs
         self._length += 1
         self._return += float(reward)
+        if not (terminated or truncated):  # an info that says nothing need not travel from a worker process
+            return obs, reward, terminated, truncated, info
         facts = {"seed": self._episode_seed, "index": self._index, "length": self._length, "return": self._return}
         return obs, reward, terminated, truncated, {**info, FACTS_KEY: facts}
 
@@ -81,15 +92,31 @@ class _Tapped(VecEnv):
 
 
 class TappedDummyVecEnv(_Tapped, DummyVecEnv):
-    """Stable-Baselines3's ``DummyVecEnv`` that tells taps what was played."""
+    """Stable-Baselines3's ``DummyVecEnv`` that tells taps what was played, and what helps when a game raises."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.taps = []
         super().__init__(*arguments, **named)
 
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every lane. What a game raises gets a note that names the remedy."""
+        try:
+            return super().reset()
+        except Exception as error:
+            error.add_note(f"Raised by the environment's reset(): {REMEDY}.")
+            raise
 
-class TappedSubprocVecEnv(_Tapped, SubprocVecEnv):
-    """Stable-Baselines3's ``SubprocVecEnv`` that tells taps what was played."""
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step every lane. What a game raises gets a note that names the remedy."""
+        try:
+            return super().step_wait()
+        except Exception as error:
+            error.add_note(f"Raised by the environment's step(): {REMEDY}.")
+            raise
+
+
+class TappedSubprocVecEnv(_Tapped, GymcastSubprocVecEnv):
+    """:class:`~gymcast.training.subproc.GymcastSubprocVecEnv` that tells taps what was played."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.taps = []

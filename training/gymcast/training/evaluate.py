@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gymcast.envs import resolve_env_id
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.training.events import EvaluationData
+from gymcast.training.intervals import wilson_interval
 from gymcast.training.vec_env import GameVecEnv, is_builtin, make_training_vec_env
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 MAX_LANES = 1024
 MAX_LANES_OTHER = 16
-Z_95 = 1.959963984540054
 
 
 class Predictor(Protocol):
@@ -57,20 +57,6 @@ class EvaluationStopped(Exception):
     """``should_stop`` said so before all games were over."""
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a share, as shares 0..1; (0, 1) without trials.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22.
-    """
-    if trials == 0:
-        return 0.0, 1.0
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
 def evaluate(
     policy: Predictor,
     env_id: str,
@@ -83,24 +69,29 @@ def evaluate(
     lanes: int | None = None,
     should_stop: Callable[[], bool] | None = None,
     normalize: Callable[[Any], Any] | None = None,
+    workers: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    extras: EnvExtras = NO_EXTRAS,
     **more_options: Any,
 ) -> EvaluationResult:
     """Play exactly ``games`` games of ``env_id`` against ``opponent`` (empty: the environment has none).
 
     Games run side by side, and each lane counts a number of games that is fixed beforehand: taking whichever games end
     first would favour short ones. ``masked`` hands the legal-action masks to ``policy``,
-    ``normalize`` is applied to observations before it sees them. Raises ``ValueError`` for
+    ``normalize`` is applied to observations before it sees them. With ``workers``, arguments of
+    ``GymcastSubprocVecEnv``, other games than built-in ones run in processes that are started again when they fail; a
+    game that was cut short by that is played anew. ``extras`` are the environment's packages and wrappers.
+    Raises ``ValueError`` for
     ``games < 1`` and :class:`EvaluationStopped` when ``should_stop`` returns true.
     """
     if games < 1:
         raise ValueError(f"games has to be at least 1, got {games}")
-    env_id = resolve_env_id(env_id)
+    env_id = resolve_env_id(env_id, extras.packages)
     chosen = {**(options or {}), **more_options}
     if opponent:
         chosen["opponent"] = opponent
     lanes = min(games, lanes or (MAX_LANES if is_builtin(env_id) else MAX_LANES_OTHER))
-    env = make_training_vec_env(env_id, lanes, seed, options=chosen)
+    env = make_training_vec_env(env_id, lanes, seed, workers=workers, options=chosen, extras=extras)
     quota = np.full(lanes, games // lanes)
     quota[: games % lanes] += 1
     returns: list[float] = []
@@ -120,8 +111,10 @@ def evaluate(
             actions, state = policy.predict(seen, deterministic=deterministic, **extra)
             obs, _, dones, infos = env.step(actions)
             for lane in np.flatnonzero(dones & (quota > 0)):
-                quota[lane] -= 1
                 info = infos[lane]
+                if info.get("worker_restarted"):
+                    continue
+                quota[lane] -= 1
                 returns.append(info["episode"]["r"])
                 lengths.append(info["episode"]["l"])
                 if "outcome" in info:

@@ -26,10 +26,13 @@ MAX_EVENTS_PER_POST: Final = 500
 MAX_POST_BYTES: Final = 1 << 20
 MAX_EXTRA_METRICS: Final = 32
 MAX_SHOWN_ACTIONS: Final = 256
+MAX_REPORTED_EPISODES: Final = 5000
 PROBABILITY_TOLERANCE: Final = 1e-3
 
 # How the reason of a status begins that tells which checkpoint a run goes on from.
 RESUMED: Final = "resumed from "
+# And where the algorithm was chosen for the actions: which, and why.
+CHOSEN: Final = "chosen algorithm "
 
 EventType = Literal[
     "training_metrics",
@@ -37,6 +40,7 @@ EventType = Literal[
     "graph_update",
     "frame",
     "training_status",
+    "episodes",
     "checkpoint",
     "evaluation",
     "replay",
@@ -163,11 +167,25 @@ class TrainingStatusData(Message):
     status: SessionStatus
     phase: Phase = ""
     reason: Annotated[str, Field(max_length=2000)] | None = None
+    algorithm: Label | None = Field(default=None, description="the algorithm, once it is settled; null before")
     current_episode: Count = 0
     timesteps: Count = 0
     total_timesteps: Count | None = Field(default=None, description="decisions to reach; null without such a limit")
     progress: Probability = Field(default=0.0, description="0..1 towards the nearest limit; 0 without any limit")
     eta_seconds: NonNegative | None = Field(default=None, description="estimated seconds left; null when unknown")
+
+
+class EpisodesData(Message):
+    """Finished training episodes one by one, for those who asked for them; not stored. Lists of one length each."""
+
+    first: Annotated[int, Field(ge=1)] = Field(description="number of the first of them, counted from 1")
+    rewards: Annotated[list[Number | None], Field(max_length=MAX_REPORTED_EPISODES)] = Field(
+        description="return of each; null where it is not finite"
+    )
+    lengths: Annotated[list[Count], Field(max_length=MAX_REPORTED_EPISODES)] = Field(description="decisions of each")
+    outcomes: Annotated[list[Literal[-1, 0, 1] | None], Field(max_length=MAX_REPORTED_EPISODES)] = Field(
+        description="1 won, 0 drawn, -1 lost; null without a winner"
+    )
 
 
 class CheckpointData(Message):
@@ -243,6 +261,7 @@ EVENT_MODELS: Final[dict[str, type[Message]]] = {
     "graph_update": PerformanceGraphData,
     "frame": FrameData,
     "training_status": TrainingStatusData,
+    "episodes": EpisodesData,
     "checkpoint": CheckpointData,
     "evaluation": EvaluationData,
     "replay": ReplayData,

@@ -4,43 +4,59 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 from gymnasium import spaces
-from sb3_contrib import MaskablePPO, RecurrentPPO
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.maskable.utils import is_masking_supported
-from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from gymcast.training.algorithms import (
-    BatchA2C,
-    BatchMaskablePPO,
-    BatchMaskableRolloutBuffer,
-    BatchPPO,
-    BatchRolloutBuffer,
-)
+from gymcast.training.algorithm_table import ALGORITHMS, AUTO, choose_algorithm, observation_kind, problem_of_actions
 from gymcast.training.compute import choose_torch_threads, compute_in_bfloat16, network_work, resolve_precision
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.distributions import compute_groups_together
+from gymcast.training.image_networks import image_kwargs
+from gymcast.training.noise import make_noise
 from gymcast.training.policies import policy_kwargs
+from gymcast.training.replay_memory import buffer_size_that_fits
 from gymcast.training.schedules import resolve_schedules
 
-PLAIN: Final[dict[str, type[BaseAlgorithm]]] = {
-    "ppo": PPO,
-    "maskable_ppo": MaskablePPO,
-    "recurrent_ppo": RecurrentPPO,
-    "a2c": A2C,
-    "dqn": DQN,
-}
-BATCHED: Final[dict[str, tuple[type[BaseAlgorithm], type[Any]]]] = {
-    "ppo": (BatchPPO, BatchRolloutBuffer),
-    "maskable_ppo": (BatchMaskablePPO, BatchMaskableRolloutBuffer),
-    "a2c": (BatchA2C, BatchRolloutBuffer),
-}
+# By which VecNormalize scales rewards for an algorithm that discounts nothing itself; it is VecNormalize's own.
+DISCOUNT: Final = 0.99
+
+
+def resolve_algorithm(config: TrainingConfig, env: VecEnv) -> tuple[TrainingConfig, str | None]:
+    """``config`` with all that depends on the environment's spaces and on this machine settled, and why ``auto`` became
+    what it did (``None`` when the algorithm was named).
+
+    Raises :class:`~gymcast.training.config.ConfigError` for an algorithm that cannot take the actions, and for a replay
+    buffer that does not fit into memory.
+    """
+    reason = None
+    if config.algorithm == AUTO:
+        images = observation_kind(env.observation_space) == "image"
+        masks = is_masking_supported(env)
+        given = [*config.hyperparameters, *config.network.changed]
+        try:
+            name, reason = choose_algorithm(
+                env.action_space, masks=masks, lanes=env.num_envs, images=images, given=given
+            )
+        except ValueError as error:
+            raise ConfigError("invalid TrainingConfig", [("env_id", str(error))]) from None
+        config = config.with_algorithm(name)
+    precision = resolve_precision(config.precision, config.device)
+    if config.precision == "auto" and config.spec.layout != "actor_critic":
+        precision = "float32"
+    check_spaces(config, env)
+    changes: dict[str, Any] = {"precision": precision}
+    if config.spec.off_policy:
+        size = buffer_size_that_fits(config, env)
+        changes["hyperparameters"] = {**config.hyperparameters, "buffer_size": size}
+    return config.model_copy(update=changes), reason
 
 
 def build_model(config: TrainingConfig, env: VecEnv, seed: int, *, plain: bool = False) -> BaseAlgorithm:
@@ -48,32 +64,57 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int, *, plain: bool =
 
     Raises :class:`~gymcast.training.config.ConfigError` for an algorithm or network that does not suit the environment.
     """
-    _check_actions(config, env)
-    hyperparameters = resolve_schedules(config.hyperparameters)
-    flat = isinstance(env.observation_space, spaces.Box) and not is_image_space(env.observation_space)
-    _check_network(config, flat)
-    algorithm = PLAIN[config.algorithm]
-    if not plain and config.algorithm in BATCHED and isinstance(env.observation_space, spaces.Box):
-        algorithm, buffer = BATCHED[config.algorithm]
-        hyperparameters.setdefault("rollout_buffer_class", buffer)
-    if isinstance(env.observation_space, spaces.Dict):
-        kind = "MultiInputPolicy"
-    else:
-        kind = "MlpPolicy" if flat else "CnnPolicy"
-    if config.algorithm == "recurrent_ppo":
-        kind = kind.replace("Policy", "LstmPolicy")
-    model = algorithm(
-        kind,
+    if config.algorithm == AUTO:
+        config, _ = resolve_algorithm(config, env)
+    check_spaces(config, env)
+    spec = config.spec
+    arguments = _arguments(config, env, plain)
+    home = spec.home
+    if not plain and spec.batched and isinstance(env.observation_space, spaces.Box | spaces.Discrete):
+        home = spec.batched
+        if spec.buffer:
+            arguments.setdefault("rollout_buffer_class", load_class(spec.buffer))
+    model: BaseAlgorithm = load_class(home)(
+        _policy_name(config, env.observation_space),
         env,
         seed=seed,
         device=config.device,
-        policy_kwargs=policy_kwargs(config.network, config.algorithm),
-        **hyperparameters,
+        **arguments,
     )
     compute_groups_together(model.policy)
     if resolve_precision(config.precision, config.device) == "bfloat16":
         _use_bfloat16(model.policy, config)
     return model
+
+
+def load_class(home: str) -> Any:
+    """The class that the table of algorithms names as ``module:Class``."""
+    module, _, name = home.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _policy_name(config: TrainingConfig, observations: spaces.Space[Any]) -> str:
+    if isinstance(observations, spaces.Dict):
+        kind = "MultiInputPolicy"
+    else:
+        kind = "CnnPolicy" if is_image_space(observations) else "MlpPolicy"
+    if config.spec.layout == "actor" and not config.network.hidden:
+        return "LinearPolicy"
+    return kind.replace("Policy", "LstmPolicy") if config.spec.recurrent else kind
+
+
+def _arguments(config: TrainingConfig, env: VecEnv, plain: bool) -> dict[str, Any]:
+    """Arguments of the algorithm beside the environment, the seed and the device."""
+    arguments = resolve_schedules(config.hyperparameters)
+    noise = make_noise(config, env.action_space, env.num_envs, plain=plain)
+    if noise is not None:
+        arguments["action_noise"] = noise
+    for name in ("noise_type", "noise_std"):
+        arguments.pop(name, None)
+    if _policy_name(config, env.observation_space) != "LinearPolicy":
+        kwargs = policy_kwargs(config.network, config.spec)
+        arguments["policy_kwargs"] = {**kwargs, **image_kwargs(env.observation_space)}
+    return arguments
 
 
 def _use_bfloat16(policy: BasePolicy, config: TrainingConfig) -> None:
@@ -89,9 +130,13 @@ def normalized(env: VecEnv, config: TrainingConfig) -> VecEnv:
     wanted = config.normalize
     if wanted is None:
         return env
+    if wanted.observations and not isinstance(env.observation_space, spaces.Box | spaces.Dict):
+        text = f"got true, but there is nothing to scale in {env.observation_space}; set it to false"
+        raise ConfigError("invalid TrainingConfig", [("normalize.observations", text)])
     gamma: Any = config.hyperparameters.get("gamma")
     if gamma is None:
-        gamma = inspect.signature(PLAIN[config.algorithm].__init__).parameters["gamma"].default
+        parameters = inspect.signature(load_class(config.spec.home)).parameters
+        gamma = parameters["gamma"].default if "gamma" in parameters else DISCOUNT
     return VecNormalize(
         env,
         norm_obs=wanted.observations,
@@ -121,9 +166,21 @@ def torch_threads(config: TrainingConfig, model: BaseAlgorithm, rows: int | None
     return choose_torch_threads(rows, network_work(config.network, inputs, outputs))
 
 
-def _check_network(config: TrainingConfig, flat: bool) -> None:
-    network, problems = config.network, []
-    if network.shared and (not flat or config.algorithm == "dqn"):
+def check_spaces(config: TrainingConfig, env: VecEnv) -> None:
+    """Raise ``ConfigError`` unless the algorithm and its network can take the actions and observations of ``env``."""
+    problems = []
+    masks = config.spec.masked and is_masking_supported(env)
+    if text := problem_of_actions(config.algorithm, env.action_space, masks):
+        problems.append(("algorithm", text))
+    observations, spec, network = env.observation_space, config.spec, config.network
+    kind = observation_kind(observations)
+    if kind not in spec.observations:
+        able = ", ".join(name for name, other in ALGORITHMS.items() if kind in other.observations)
+        text = f"{config.algorithm} takes flat observations, got {observations}; these can be trained with: {able}"
+        problems.append(("algorithm", text))
+    if text := _never_learns(config):
+        problems.append(("hyperparameters.learning_starts", text))
+    if network.shared and not (isinstance(observations, spaces.Box) and kind == "flat"):
         problems.append(("network.shared", "got true, needs flat observations and an actor-critic; set it to false"))
     if network.shared and not network.hidden:
         problems.append(("network.hidden", "got no layers, shared layers need at least one"))
@@ -133,13 +190,12 @@ def _check_network(config: TrainingConfig, flat: bool) -> None:
         raise ConfigError("invalid TrainingConfig", problems)
 
 
-def _check_actions(config: TrainingConfig, env: VecEnv) -> None:
-    if config.algorithm == "dqn" and not isinstance(env.action_space, spaces.Discrete):
-        remedy = "set env_kwargs.action to 'discrete' or use ppo"
-        raise ConfigError(
-            "invalid TrainingConfig", [("algorithm", f"dqn needs Discrete actions, got {env.action_space}; {remedy}")]
-        )
-    if config.algorithm == "maskable_ppo" and not is_masking_supported(env):
-        raise ConfigError(
-            "invalid TrainingConfig", [("algorithm", f"{config.env_id} has no action_masks(); use ppo instead")]
-        )
+def _never_learns(config: TrainingConfig) -> str:
+    """What is wrong when the limit is reached before the first update; empty when nothing is."""
+    starts, total = config.hyperparameters.get("learning_starts"), config.total_timesteps
+    if not config.spec.off_policy or total is None or not isinstance(starts, int) or starts < total:
+        return ""
+    return (
+        f"{config.algorithm} begins to learn after {starts:,} decisions, but the training ends after {total:,} "
+        f"(total_timesteps), so that nothing would be learned; set it below {total:,}, or train longer"
+    )

@@ -16,7 +16,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from gymcast.training.config import Algorithm, NetworkConfig
+from gymcast.training.algorithm_table import AlgorithmSpec
+from gymcast.training.config import NetworkConfig
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,30 +44,36 @@ class SharedLayers(BaseFeaturesExtractor):
         return features
 
 
-def policy_kwargs(network: NetworkConfig, algorithm: Algorithm) -> dict[str, Any]:
-    """``policy_kwargs`` that build ``network`` in Stable-Baselines3's MLP policy of ``algorithm``."""
-    kwargs: dict[str, Any] = {"activation_fn": ACTIVATIONS[network.activation]}
-    if algorithm == "dqn":
-        kwargs["net_arch"] = list(network.hidden)
-        return kwargs
-    # Adam in one kernel for all weights (eps is Stable-Baselines3's).
-    if algorithm != "a2c":
-        kwargs["optimizer_kwargs"] = {"eps": 1e-5, "fused": True}
+def policy_kwargs(network: NetworkConfig, spec: AlgorithmSpec) -> dict[str, Any]:
+    """``policy_kwargs`` that build ``network`` in the policy of an algorithm of Stable-Baselines3."""
+    activation = ACTIVATIONS[network.activation]
+    kwargs: dict[str, Any] = {"activation_fn": activation, "net_arch": _layers_of(network, spec)}
     if network.shared:
-        kwargs["net_arch"] = []
         kwargs["features_extractor_class"] = SharedLayers
-        kwargs["features_extractor_kwargs"] = {
-            "hidden": network.hidden,
-            "activation": ACTIVATIONS[network.activation],
-        }
+        kwargs["features_extractor_kwargs"] = {"hidden": network.hidden, "activation": activation}
+    if spec.layout == "actor_critic":
         kwargs["ortho_init"] = network.ortho_init
-    else:
-        value_hidden = network.hidden if network.value_hidden is None else network.value_hidden
-        kwargs["net_arch"] = {"pi": list(network.hidden), "vf": list(value_hidden)}
-        kwargs["ortho_init"] = network.ortho_init
-    if algorithm == "recurrent_ppo":
+    if spec.fused_adam:  # one kernel for all weights (eps of the actor-critics is Stable-Baselines3's)
+        kwargs["optimizer_kwargs"] = {"fused": True, **({"eps": 1e-5} if spec.layout == "actor_critic" else {})}
+    if spec.recurrent:
         kwargs["lstm_hidden_size"] = network.lstm_hidden
+        if spec.masked:  # ours, which need not take sequences step by step
+            kwargs["whole_sequences"] = True
+    if "quantiles" in spec.network_fields:
+        kwargs["n_quantiles"] = network.quantiles
+    if network.log_std_init is not None:
+        kwargs["log_std_init"] = network.log_std_init
     return kwargs
+
+
+def _layers_of(network: NetworkConfig, spec: AlgorithmSpec) -> Any:
+    if network.shared:
+        return []
+    hidden = list(network.hidden)
+    if spec.layout in ("q_network", "actor"):
+        return hidden
+    critic = hidden if network.value_hidden is None else list(network.value_hidden)
+    return {"pi": hidden, "vf" if spec.layout == "actor_critic" else "qf": critic}
 
 
 def _describe_actions(space: spaces.Space[Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from gymcast.training.callbacks.progress import RunProgress
@@ -23,7 +22,8 @@ from gymcast.training.checkpoints import (
 from gymcast.training.config import TrainingConfig
 from gymcast.training.models import build_model, normalized
 from gymcast.training.policies import can_export, export_policy
-from gymcast.training.run_state import RunState, machine, replay_arrays, restore, restore_replay, restore_statistics
+from gymcast.training.replay_files import restore_replay, save_replay
+from gymcast.training.run_state import RunState, machine, restore, restore_statistics
 from gymcast.training.vec_env import GameVecEnv, is_builtin, make_training_vec_env
 
 
@@ -39,9 +39,8 @@ def save_run(
     """Write a checkpoint of ``model`` and ``state``. Raises ``OSError`` with nothing left behind."""
 
     def write_files(folder: Path) -> None:
-        for name, array in replay_arrays(model).items():
-            with open(folder / name, "wb") as file:
-                np.save(file, array, allow_pickle=False)
+        newest = manager.list()[-1:]
+        save_replay(model, folder, earlier=newest[0].path if newest else None)
         _export(model, config, folder)
 
     return manager.save(
@@ -80,7 +79,8 @@ def loaded_model(config: TrainingConfig, checkpoint: Checkpoint, *, plain: bool 
     """
     # A game against itself has a lane per seat: two to four, all of which divide 12.
     lanes = 12 if is_builtin(config.env_id) else 1
-    env = normalized(make_training_vec_env(config.env_id, lanes, 0, options=config.env_kwargs), config)
+    env = make_training_vec_env(config.env_id, lanes, 0, options=config.env_kwargs, extras=config.extras)
+    env = normalized(env, config)
     try:
         model = build_model(config, env, seed=0, plain=plain)
         load_policy_state(model, checkpoint)

@@ -18,17 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from gymcast.training.algorithm_table import AUTO
 from gymcast.training.config import TrainingConfig
 from gymcast.training.events import RESUMED, CheckpointData, DesiredState, ErrorData, Message, TrainingMetricsData
 from gymcast.training.events import TrainingStatusData as Status
+from gymcast.training.run_folder import CONFIG_NAME
 
 ROLLOUTS: Final = 20
-OFF_POLICY_DECISIONS: Final = 6000
+# Of algorithms that do not learn from rollouts of one size.
+OTHER_DECISIONS: Final = 6000
 _CHECKPOINTS: Final = 20
 # The last kill comes before this share of the training, so that the process cannot have ended by then.
 _LAST_KILL: Final = 0.9
 _LONGEST_DELAY: Final = 0.02
-_CONFIG: Final = "config.yaml"
 _BEGINNING: Final = "the beginning"
 
 
@@ -75,11 +77,15 @@ def check_config(env_id: str, **overrides: Any) -> TrainingConfig:
     config = TrainingConfig.for_env(env_id, **settings)
     total = overrides.get("total_timesteps")
     if total is None:
-        total = OFF_POLICY_DECISIONS if config.algorithm == "dqn" else ROLLOUTS * _rollout_size(config)
+        total = ROLLOUTS * _rollout_size(config) if _learns_in_rollouts(config) else OTHER_DECISIONS
     limits = {"total_timesteps": total, "max_minutes": None, "max_episodes": None}
     if "checkpoint_interval_steps" not in overrides:
         limits["checkpoint_interval_steps"] = max(1, total // _CHECKPOINTS)
     return TrainingConfig.parse({**config.model_dump(mode="json"), **limits})
+
+
+def _learns_in_rollouts(config: TrainingConfig) -> bool:
+    return config.algorithm != AUTO and "gae_lambda" in config.spec.rules
 
 
 def _rollout_size(config: TrainingConfig) -> int:
@@ -102,7 +108,7 @@ def check_resume(
     alone, killed = folder / "undisturbed", folder / "killed"
     for run_dir in (alone, killed):
         run_dir.mkdir(parents=True)
-        (run_dir / _CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        (run_dir / CONFIG_NAME).write_text(config.to_yaml(), encoding="utf-8")
     with _training(alone) as undisturbed:
         for timesteps in undisturbed.reports():
             tell("undisturbed", timesteps / total)
@@ -194,6 +200,7 @@ def _training(run_dir: Path) -> Iterator[_Training]:
 def _final(run_dir: Path) -> tuple[str, str, int]:
     """Hashes of the weights and of all else training depends on, and the decisions taken, at the end of a run."""
     from gymcast.training.checkpoints import CheckpointManager, load_arrays, load_state, load_tensors, tensors_sha256
+    from gymcast.training.replay_files import REPLAY_PREFIX
 
     checkpoint = CheckpointManager(run_dir / "checkpoints", keep=None).newest()
     if checkpoint is None:
@@ -207,6 +214,8 @@ def _final(run_dir: Path) -> tuple[str, str, int]:
         # Snapshots of foreign environments hold times of day, such as when they were made.
         if not name.startswith("game/"):
             digest.update(name.encode() + arrays[name].tobytes())
+    for path in sorted(checkpoint.path.glob(f"{REPLAY_PREFIX}*")):
+        digest.update(path.name.encode() + path.read_bytes())
     return tensors_sha256(model["policy"]), digest.hexdigest(), checkpoint.timesteps
 
 
@@ -234,7 +243,7 @@ def main(run_dir: Path) -> int:
     """Train in ``run_dir`` as it stands; returns the exit code."""
     from gymcast.training.trainer import Trainer
 
-    config = TrainingConfig.from_yaml(run_dir / _CONFIG).model_copy(update={"metrics_hz": 50.0})
+    config = TrainingConfig.from_yaml(run_dir / CONFIG_NAME).model_copy(update={"metrics_hz": 50.0})
     return Trainer(config, run_dir=run_dir, sink=_Printer(), resume=True).run_training_loop().exit_code
 
 

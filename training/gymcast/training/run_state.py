@@ -13,18 +13,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage, unwrap_vec_wrapper
 
 from gymcast.envs import SnapshotError
 from gymcast.training.callbacks.progress import RunProgress
+from gymcast.training.noise import LaneNoise
 from gymcast.training.vec_env import restore_games, snapshot_games
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ COUNTERS = (
     "_current_progress_remaining",
 )
 _OBSERVATIONS = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-REPLAY_PREFIX = "replay-"
 
 
 @dataclass
@@ -74,6 +72,9 @@ def capture(model: BaseAlgorithm, progress: RunProgress) -> RunState:
         _put(arrays, name, getattr(model, name, None))
     for number, tensor in enumerate(_lstm_tensors(model)):
         arrays[f"lstm/{number}"] = tensor.detach().cpu().numpy().copy()
+    noise = getattr(model, "action_noise", None)
+    for lane, one in enumerate(noise.remembering() if isinstance(noise, LaneNoise) else ()):
+        _put(arrays, f"noise/{lane}", one.noise_prev)
     for name, value in progress.stats.running().items():
         _put(arrays, f"stats/{name}", value)
     normalise = model.get_vec_normalize_env()
@@ -123,38 +124,6 @@ def machine() -> dict[str, str]:
         "numpy": np.__version__,
         "cpu": f"{platform.machine()} {th.backends.cpu.get_cpu_capability()}",
     }
-
-
-# ------------------------------------------------------------------------------------------------------- replay buffers
-
-
-def replay_arrays(model: BaseAlgorithm) -> dict[str, NDArray[Any]]:
-    """The filled part of the replay buffer by file name, without copies; empty for on-policy algorithms."""
-    buffer = getattr(model, "replay_buffer", None)
-    if not isinstance(buffer, ReplayBuffer):
-        return {}
-    filled = buffer.size()
-    found = {f"{REPLAY_PREFIX}{name}.npy": array[:filled] for name, array in _buffer_arrays(buffer)}
-    return {**found, f"{REPLAY_PREFIX}position.npy": np.array([buffer.pos, int(buffer.full)])}
-
-
-def restore_replay(model: BaseAlgorithm, folder: Path) -> None:
-    """Read the replay buffer that :func:`replay_arrays` gave from the files in ``folder``."""
-    buffer = getattr(model, "replay_buffer", None)
-    if not isinstance(buffer, ReplayBuffer):
-        return
-    for name, array in _buffer_arrays(buffer):
-        saved = np.load(folder / f"{REPLAY_PREFIX}{name}.npy", allow_pickle=False)
-        array[: len(saved)] = saved
-    position = np.load(folder / f"{REPLAY_PREFIX}position.npy", allow_pickle=False)
-    buffer.pos, buffer.full = int(position[0]), bool(position[1])
-
-
-def _buffer_arrays(buffer: ReplayBuffer) -> Iterator[tuple[str, NDArray[Any]]]:
-    for name, value in vars(buffer).items():
-        for key, array in value.items() if isinstance(value, dict) else (("", value),):
-            if isinstance(array, np.ndarray) and array.shape[:1] == (buffer.buffer_size,):
-                yield f"{name}-{key}" if key else name, array
 
 
 # ------------------------------------------------------------------------------------------------------- random streams
@@ -233,12 +202,31 @@ def _restore_games(model: BaseAlgorithm, progress: RunProgress, arrays: Mapping[
         return str(error)
     for name in _OBSERVATIONS:
         if (value := _take(arrays, name)) is not None:
-            setattr(model, name, value)
+            setattr(model, name, _laid_out_as_stepped(env, value))
     lstm = _group(arrays, "lstm")
     for number, tensor in enumerate(_lstm_tensors(model)):
         tensor.copy_(th.from_numpy(np.array(lstm[str(number)])))
+    noise, last = getattr(model, "action_noise", None), _group(arrays, "noise")
+    if isinstance(noise, LaneNoise):
+        noise.resume(last[str(lane)] for lane in range(len(last)))
     progress.stats.load_running(_group(arrays, "stats"))
     return None
+
+
+def _laid_out_as_stepped(env: VecEnv, observations: Any) -> Any:
+    """``observations`` in memory as a step returns them: images with their channels next to each other, turned around
+    for the network. The last bit of a convolution depends on that."""
+    turned = unwrap_vec_wrapper(env, VecTransposeImage)
+    if turned is None or turned.skip:
+        return observations
+    if isinstance(observations, Mapping):
+        keys = turned.image_space_keys or ()
+        return {key: _channels_together(part) if key in keys else part for key, part in observations.items()}
+    return _channels_together(observations) if observations.ndim == 4 else observations
+
+
+def _channels_together(images: NDArray[Any]) -> NDArray[Any]:
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(images, 1, -1)), -1, 1)
 
 
 def _lstm_tensors(model: BaseAlgorithm) -> tuple[th.Tensor, ...]:

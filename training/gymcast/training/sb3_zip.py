@@ -24,6 +24,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from gymcast.training import policies
+from gymcast.training.algorithm_table import ALGORITHMS
 from gymcast.training.checkpoints import Checkpoint, load_state
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.resume import loaded_model
@@ -31,6 +32,8 @@ from gymcast.training.schedules import Schedule, resolve_schedules
 
 WEIGHTS: Final = "policy.pth"
 DATA: Final = "data"
+# Networks that end in the values or the action itself.
+_WHOLE_NETWORKS: Final = ("q_net.q_net", "quantile_net.quantile_net", "action_net")
 # A zip can unpack to far more than it takes on disk.
 _LARGEST: Final = {WEIGHTS: 4 << 30, DATA: 64 << 20}
 
@@ -41,8 +44,12 @@ class Sb3ZipError(ValueError):
 
 @dataclass(frozen=True)
 class Sb3Weights:
-    """The policy's state in a file, the ``network`` settings that build it, and the decisions it was trained for."""
+    """The policy's state in a file, the ``network`` settings that build it, and the decisions it was trained for.
 
+    ``algorithm`` has policies like this one; several may, such as ppo and a2c.
+    """
+
+    algorithm: str
     policy: dict[str, th.Tensor]
     network: dict[str, Any]
     timesteps: int
@@ -95,7 +102,9 @@ def read_sb3_zip(path: Path) -> Sb3Weights:
     if not isinstance(policy, Mapping) or not all(isinstance(value, th.Tensor) for value in policy.values()):
         raise Sb3ZipError(f"{path} is no model of Stable-Baselines3: {WEIGHTS} does not hold named tensors")
     timesteps = data.get("num_timesteps") if isinstance(data, dict) else None
-    return Sb3Weights(dict(policy), _network(policy, data), timesteps if isinstance(timesteps, int) else 0)
+    return Sb3Weights(
+        _algorithm(policy, data), dict(policy), _network(policy, data), timesteps if isinstance(timesteps, int) else 0
+    )
 
 
 def load_weights(model: BaseAlgorithm, weights: Sb3Weights) -> None:
@@ -117,21 +126,57 @@ def _entry(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
     return archive.read(name)
 
 
+def _algorithm(policy: Mapping[str, th.Tensor], data: Any) -> str:
+    """The first algorithm in the table that has policies of this kind."""
+    names = " ".join(policy)
+    quantiles, two_critics = "quantile_net." in names, "critic.qf0." in names
+    layout = "q_network" if quantiles or "q_net." in names else "actor_and_q" if two_critics else "actor"
+    if "value_net." in names:
+        layout = "actor_critic"
+    # Beside the pickle of the policy's class Stable-Baselines3 writes the module it is from.
+    described = data.get("policy_class") if isinstance(data, dict) else None
+    module = described.get("__module__") if isinstance(described, dict) else None
+    masked = layout == "actor_critic" and "maskable" in str(module)
+    # Only an actor that explores by itself has a spread of its actions.
+    noiseless = two_critics and "actor.log_std" not in names
+    for name, spec in ALGORITHMS.items():
+        if (
+            spec.layout == layout
+            and (spec.masked, spec.recurrent) == (masked, "lstm_actor." in names)
+            and ("quantiles" in spec.network, spec.deterministic) == (quantiles, noiseless)
+        ):
+            return name
+    raise Sb3ZipError(f"its network is one that gymcast does not build: {', '.join(policy)[:200]}")
+
+
 def _network(policy: Mapping[str, th.Tensor], data: Any) -> dict[str, Any]:
     """``network`` settings for these tensors. What is drawn on images is left to the defaults."""
     network: dict[str, Any] = {}
     actor, critic = (_widths(policy, f"mlp_extractor.{name}_net") for name in ("policy", "value"))
     shared = _widths(policy, "features_extractor.layers")
-    if q_layers := _widths(policy, "q_net.q_net"):
-        network["hidden"] = q_layers[:-1]
-    elif shared and not actor and not critic:
-        network |= {"hidden": shared, "shared": True}
+    activation = "relu"  # of all but the actor-critics
+    if layers := next((found for net in _WHOLE_NETWORKS if (found := _widths(policy, net))), None):
+        network["hidden"] = layers[:-1]
+    elif critics := _widths(policy, "critic.qf0"):
+        # The output layer of one actor is in its list of layers, of the other beside it.
+        network |= {"hidden": _widths(policy, "actor.latent_pi") or _widths(policy, "actor.mu")[:-1]}
+        network["value_hidden"] = critics[:-1]
     else:
-        network |= {"hidden": actor, "value_hidden": critic}
+        activation = "tanh"
+        network |= {"hidden": shared, "shared": True} if shared and not actor and not critic else {}
+        network = network or {"hidden": actor, "value_hidden": critic}
     if "lstm_actor.weight_hh_l0" in policy:
         network["lstm_hidden"] = int(policy["lstm_actor.weight_hh_l0"].shape[1])
-    network["activation"] = _activation(data, "relu" if q_layers else "tanh")
+    if "quantile_net.quantile_net.0.weight" in policy:
+        network["quantiles"] = _quantiles(data)
+    network["activation"] = _activation(data, activation)
     return network
+
+
+def _quantiles(data: Any) -> int:
+    kwargs = data.get("policy_kwargs") if isinstance(data, dict) else None
+    found = kwargs.get("n_quantiles") if isinstance(kwargs, dict) else None
+    return found if isinstance(found, int) else 200
 
 
 def _widths(policy: Mapping[str, th.Tensor], prefix: str) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 Kind = Literal["constant", "linear", "cosine", "step"]
 
 # Arguments of Stable-Baselines3's algorithms that may be a function of the remaining progress.
-SCHEDULED: Final = ("learning_rate", "clip_range", "clip_range_vf")
+SCHEDULED: Final = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 # Kind -> the keys it needs; every kind takes warmup besides.
 KEYS: Final[dict[Kind, tuple[str, ...]]] = {
     "constant": ("start",),

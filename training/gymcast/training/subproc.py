@@ -4,37 +4,31 @@ workers that are started again when they die or hang.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from gymcast.envs.shared_arrays import ArraySpec, SharedArrays, action_leaf, allocate, observation_leaves
-from gymcast.envs.subproc import RestartBudget, Worker, WorkerDown, WorkerError, WorkerRestart, end_all
-from gymcast.envs.subproc_worker import STEP, Failure
+from gymcast.envs.subproc import RestartBudget, Worker, WorkerDown, WorkerRestart
+from gymcast.envs.subproc_lanes import Failure
+from gymcast.envs.subproc_pool import Limits, WorkerPool
+from gymcast.envs.subproc_worker import STEP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-log = logging.getLogger(__name__)
-
 Indices = int | Iterable[int] | None
 _STEP_MESSAGES = (STEP + b"\0", STEP + b"\1")
 _PRELOADED = ["__main__", "gymcast.envs.subproc_worker", "stable_baselines3.common.monitor"]
-_SPIN_SECONDS = 0.0002  # made CartPole, 8 lanes in 2 workers on 2 cores, about 1.6 times as fast
-_REMEMBERED_RESTARTS = 1000
 
 
 class GymcastSubprocVecEnv(SubprocVecEnv):
@@ -44,11 +38,11 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
     ``step`` returns arrays of its own (observations in the dtype of their space, rewards float64 (N,), dones bool (N,))
     and one ``info`` per lane.
 
-    A worker that is killed, crashes, raises in ``step`` or ``reset``, or hangs is ended and started again. In that step
-    its lanes are done, with reward 0 and ``info`` holding ``worker_restarted`` (true), ``TimeLimit.truncated`` (true),
-    ``terminal_observation`` (the last one there was) and ``worker_failure`` (why): algorithms bootstrap as they do for
-    any truncated episode. Other lanes only wait. An environment that breaks its contract (wrong shape or dtype, NaN,
-    changed spaces) is not started again: that raises ``WorkerError`` with the lane.
+    An environment that raises in ``step`` or ``reset`` is made anew, and a worker that is killed, crashes or hangs is
+    started again. In that step the lanes concerned are done, with reward 0 and ``info`` holding ``worker_restarted``
+    (true), ``TimeLimit.truncated`` (true), ``terminal_observation`` (the last one there was) and ``worker_failure``
+    (why): algorithms bootstrap as they do for any truncated episode. Other lanes only wait. An environment that breaks
+    its contract (wrong shape or dtype, NaN, changed spaces) is not made anew: ``WorkerError`` is raised, with the lane.
 
     Args:
         env_fns: one function per lane that makes its environment; anything cloudpickle takes.
@@ -59,10 +53,14 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         start_timeout: seconds a worker may take to start and make its environments; None waits for ever.
         episode_timeout: seconds of wall-clock time after which an episode is truncated between two steps, with
             ``info["episode_timeout"]``; None for no limit.
-        max_restarts: restarts allowed in all, None for any number. A worker that fails five times in a row without
+        max_restarts: restarts allowed in all, None for any number. A lane that fails five times in a row without
             completing a step is given up in any case.
         max_restarts_per_minute: restarts allowed within any minute.
         on_restart: called with a :class:`~gymcast.envs.subproc.WorkerRestart` after each.
+        capture_output: keep the last lines that environments print, for errors and :meth:`last_output`; False lets
+            them print where this process prints.
+        overlap: step one half of the lanes while the algorithm chooses the actions of the other; only for the
+            algorithms of ``gymcast.training.algorithms``, and with two workers or more.
 
     Raises:
         WorkerError: a factory raises, spaces differ between lanes, an environment breaks its contract, or the restarts
@@ -83,134 +81,208 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         max_restarts: int | None = 100,
         max_restarts_per_minute: int = 20,
         on_restart: Callable[[WorkerRestart], None] | None = None,
+        capture_output: bool = True,
+        overlap: bool = False,
     ) -> None:
         self.waiting = False
         self.closed = True
-        lanes = len(env_fns)
-        count = _worker_count(lanes, n_workers)
-        self.step_timeout, self.start_timeout = step_timeout, start_timeout
-        self.on_restart = on_restart
-        self.restarts: deque[WorkerRestart] = deque(maxlen=_REMEMBERED_RESTARTS)
-        """The latest restarts, oldest first."""
-        self._budget = RestartBudget(max_restarts, max_restarts_per_minute)
-        self._turn = 0
-        self._lane_seeds: list[int | None] = [None] * lanes
-        self._set: dict[int, dict[str, Any]] = {}
-        self._memory = os.memfd_create("gymcast-lanes")
-        self._workers: list[Worker] = []
-        self._finalizer = Finalize(self, _let_go, args=(self._workers, self._memory), exitpriority=20)
+        count = _worker_count(len(env_fns), n_workers)
+        if overlap and count < 2:
+            raise ValueError(f"overlap=True steps two halves in turn: n_workers is {count}, give 2 or more")
+        self.step_timeout, self.overlap = step_timeout, overlap
         method = start_method or ("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
         if method == "forkserver":  # once per process, so that a worker starts in a moment
             multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-        spin = _SPIN_SECONDS if count <= len(os.sched_getaffinity(0)) else 0.0  # more would take each other's cores
-        edges = [round(place * lanes / count) for place in range(count + 1)]
-        for number in range(count):
-            mine = range(edges[number], edges[number + 1])
-            factories = env_fns[mine.start : mine.stop]
-            self._workers.append(Worker(number, mine, factories, method, self._memory, episode_timeout, spin))
+        self._pool = WorkerPool(
+            env_fns,
+            count,
+            method,
+            Limits(step_timeout, start_timeout, episode_timeout),
+            RestartBudget(max_restarts, max_restarts_per_minute),
+            on_restart,
+            capture_output,
+        )
+        self._workers = self._pool.workers
+        self._pending: set[int] = set()  # workers still to be heard; Ctrl-C may interrupt the waiting for them
+        self._down: dict[int, WorkerDown] = {}
         self.closed = False
         try:
-            observation_space, action_space = self._start_all()
-            VecEnv.__init__(self, lanes, observation_space, action_space)
+            observation_space, action_space = self._pool.start()
+            VecEnv.__init__(self, len(env_fns), observation_space, action_space)
         except BaseException:
             self.close()
             raise
+        self._arrays = self._pool.arrays
+        self.reset_infos = self._pool.reset_infos
+        half = count // 2
+        self._halves = (self._workers[:half], self._workers[half:])
 
     @property
     def processes(self) -> list[Any]:  # type: ignore[override]
         """The worker processes there are now."""
-        return [worker.process for worker in self._workers if worker.process is not None]
+        return [worker.own.process for worker in self._workers if worker.own is not None]
+
+    @property
+    def restarts(self) -> deque[WorkerRestart]:
+        """The latest restarts, oldest first."""
+        return self._pool.restarts
 
     @property
     def n_restarts(self) -> int:
-        """Workers started again so far."""
-        return self._budget.spent
+        """Workers started again, and environments made anew, so far."""
+        return self._pool.budget.spent
+
+    @property
+    def on_restart(self) -> Callable[[WorkerRestart], None] | None:
+        """Called after each restart."""
+        return self._pool.on_restart
+
+    @on_restart.setter
+    def on_restart(self, call: Callable[[WorkerRestart], None] | None) -> None:
+        self._pool.on_restart = call
+
+    @property
+    def halves(self) -> tuple[range, range]:
+        """The lanes of :meth:`half_step_async`; the first is empty with a single worker."""
+        edge = self._halves[1][0].lanes.start
+        return range(edge), range(edge, self.num_envs)
+
+    def last_output(self) -> list[str]:
+        """The last lines that each worker printed, on both streams together; empty with ``capture_output=False``."""
+        return [worker.last_output() for worker in self._workers]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Begin a step with ``actions`` (N, ...), cast to the dtype of the action space.
 
         Raises ``ValueError`` for another shape and ``TypeError`` for numbers of another kind.
         """
-        self._failed: dict[int, WorkerDown] = {}
-        self._pending: set[int] = set()  # workers still to be heard; Ctrl-C may interrupt the waiting for them
-        shared = self._arrays.actions
-        if shared is not None:
-            if np.shape(actions) != shared.shape:
-                raise ValueError(f"actions have shape {np.shape(actions)}, expected {shared.shape}: one row per lane")
-            np.copyto(shared, actions, casting="same_kind")
-        self._turn ^= 1
-        for worker in self._workers:
-            message = _STEP_MESSAGES[self._turn]
-            if shared is None:
-                message += pickle.dumps([actions[lane] for lane in worker.lanes])
-            try:
-                worker.send(message)
-                self._pending.add(worker.number)
-            except WorkerDown as down:
-                self._failed[worker.number] = down
-        self.waiting = True
+        self._begin(self._workers, range(self.num_envs), actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Finish the step. Raises ``WorkerError`` when a worker failed for good."""
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
-        for worker in self._workers:
-            if worker.number not in self._pending:
-                continue
+        return self._finish(self._workers, range(self.num_envs))
+
+    def half_step_async(self, half: int, actions: NDArray[Any]) -> None:
+        """Begin a step of the lanes ``halves[half]`` with their actions; the other half may be in a step."""
+        self._begin(self._halves[half], self.halves[half], actions)
+
+    def half_step_wait(self, half: int) -> VecEnvStepReturn:
+        """Finish the step of one half; what it returns has a row for each of its lanes."""
+        return self._finish(self._halves[half], self.halves[half])
+
+    def _begin(self, workers: Sequence[Worker], lanes: range, actions: NDArray[Any]) -> None:
+        shared = self._arrays.actions
+        if shared is not None:
+            rows = shared[lanes.start : lanes.stop]
+            if np.shape(actions) != rows.shape:
+                raise ValueError(f"actions have shape {np.shape(actions)}, expected {rows.shape}: one row per lane")
+            np.copyto(rows, actions, casting="same_kind")
+        now = time.monotonic()
+        self.waiting = True
+        for worker in workers:
+            worker.turn ^= 1
+            worker.look(now)
             try:
-                message = worker.receive(self.step_timeout, "a step")
+                if shared is None:
+                    mine = [actions[lane - lanes.start] for lane in worker.lanes]
+                    worker.send(_STEP_MESSAGES[worker.turn] + pickle.dumps(mine))
+                else:
+                    worker.ask_step()
+                self._pending.add(worker.number)
             except WorkerDown as down:
-                self._failed[worker.number] = down
-                message = b""
-            self._pending.remove(worker.number)
-            worker.in_a_row = 0 if message else worker.in_a_row
-            if len(message) > 1:
-                for lane, info, reset_info in pickle.loads(memoryview(message)[1:]):  # noqa: S301 - from own workers
-                    infos[lane] = info
-                    if reset_info is not None:
-                        self.reset_infos[lane] = reset_info
-        self.waiting = False
-        for number, why in self._failed.items():
-            self._heal_step(self._workers[number], why, infos)
-        arrays = self._arrays
-        return self._observation(), arrays.rewards.copy(), arrays.dones.copy(), infos
+                self._down[worker.number] = down
+
+    def _finish(self, workers: Sequence[Worker], lanes: range) -> VecEnvStepReturn:
+        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in lanes]
+        failed: dict[int, list[Failure]] = {}
+        for worker in reversed(workers):  # the last to begin is mostly the last to end: one wake-up instead of many
+            if worker.number in self._pending:
+                try:
+                    if self._arrays.actions is None:
+                        message = worker.receive(self.step_timeout, "a step")
+                    else:
+                        message = worker.receive_step(self.step_timeout)
+                except WorkerDown as down:
+                    self._down[worker.number] = down
+                    message = b""
+                self._pending.remove(worker.number)
+                if len(message) > 1:
+                    failed[worker.number] = self._take_said(worker, message, infos, lanes.start)
+        self.waiting = bool(self._pending)
+        pool = self._pool
+        if failed or self._down or pool.in_a_row:
+            for worker in workers:
+                self._heal(worker, failed.get(worker.number, []), infos, lanes.start)
+        mine = slice(lanes.start, lanes.stop)
+        return self._observation(workers), self._arrays.rewards[mine].copy(), self._arrays.dones[mine].copy(), infos
+
+    def _take_said(self, worker: Worker, message: bytes, infos: list[dict[str, Any]], first: int) -> list[Failure]:
+        """Put the infos of a worker in their places; returns the lanes of it that failed."""
+        said, failures = pickle.loads(memoryview(message)[1:])  # noqa: S301 - from own workers
+        for lane, data in said:
+            infos[lane - first], reset_info = self._pool.read(worker, lane, data)
+            if reset_info is not None:
+                self.reset_infos[lane] = reset_info
+        failed: list[Failure] = failures
+        return failed
+
+    def _heal(self, worker: Worker, failed: list[Failure], infos: list[dict[str, Any]], first: int) -> None:
+        """Put what failed back in its place, and end its episodes as truncated."""
+        pool, arrays = self._pool, self._arrays
+        down = self._down.pop(worker.number, None)
+        before = arrays.observations[worker.turn ^ 1]
+        reasons = pool.heal(worker, down, failed, [{}] * self.num_envs) if down or failed else {}
+        for lane in worker.lanes:
+            if lane not in reasons:
+                pool.in_a_row.pop(lane, None)
+                continue
+            arrays.rewards[lane] = 0.0
+            arrays.dones[lane] = True
+            infos[lane - first] = {
+                "worker_restarted": True,
+                "worker_failure": reasons[lane],
+                "TimeLimit.truncated": True,
+                "terminal_observation": self._assembled([part[lane].copy() for part in before]),
+            }
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every lane, with the seeds and options given before; both are used once."""
         if self.waiting:
             self.step_wait()
-        self._turn ^= 1
+        pool = self._pool
         seeds, options = list(self._seeds), list(self._options)
-        self._lane_seeds = [new if new is not None else old for new, old in zip(seeds, self._lane_seeds, strict=True)]
-        failed: dict[int, WorkerDown] = {}
+        pool.note_seeds(seeds)
+        down: dict[int, WorkerDown] = {}
         for worker in self._workers:
+            worker.turn ^= 1
             try:
-                worker.send(self._reset_message(worker, seeds, options))
-            except WorkerDown as down:
-                failed[worker.number] = down
+                pool.begin_reset(worker, seeds, options)
+            except WorkerDown as error:
+                down[worker.number] = error
+        failed: dict[int, list[Failure]] = {}
         for worker in self._workers:
-            if worker.number not in failed:
+            if worker.number not in down:
                 try:
-                    self._take_reset(worker)
-                except WorkerDown as down:
-                    failed[worker.number] = down
-        for number, why in failed.items():
-            self._restart(self._workers[number], why, options)
+                    failed[worker.number] = pool.finish_reset(worker)
+                except WorkerDown as error:
+                    down[worker.number] = error
+        for worker in self._workers:
+            lost = failed.get(worker.number, [])
+            if lost or worker.number in down:
+                pool.heal(worker, down.get(worker.number), lost, options)
         self._reset_seeds()
         self._reset_options()
-        return self._observation()
+        return self._observation(self._workers)
 
-    def _reset_message(self, worker: Worker, seeds: Sequence[int | None], options: Sequence[dict[str, Any]]) -> bytes:
-        lanes = worker.lanes
-        mine = slice(lanes.start, lanes.stop)
-        message: bytes = cloudpickle.dumps(("reset", (self._turn, list(seeds[mine]), list(options[mine]))))
-        return message
-
-    def _take_reset(self, worker: Worker) -> None:
-        for lane, info in zip(worker.lanes, worker.receive_reply(self.step_timeout, "a reset"), strict=True):
-            self.reset_infos[lane] = info
-
-    def _observation(self) -> VecEnvObs:
-        whole: VecEnvObs = self._assembled([part.copy() for part in self._arrays.observations[self._turn]])
+    def _observation(self, workers: Sequence[Worker]) -> VecEnvObs:
+        turns = {worker.turn for worker in workers}
+        if len(turns) == 1:
+            lanes = slice(workers[0].lanes.start, workers[-1].lanes.stop)
+            parts = [part[lanes].copy() for part in self._arrays.observations[workers[0].turn]]
+        else:
+            each = [[part[w.lanes.start : w.lanes.stop] for part in self._arrays.observations[w.turn]] for w in workers]
+            parts = [np.concatenate(same) for same in zip(*each, strict=True)]
+        whole: VecEnvObs = self._assembled(parts)
         return whole
 
     def _assembled(self, parts: list[Any]) -> Any:
@@ -218,101 +290,20 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             return dict(zip(self.observation_space.spaces, parts, strict=True))
         return tuple(parts) if isinstance(self.observation_space, spaces.Tuple) else parts[0]
 
-    def _heal_step(self, worker: Worker, down: WorkerDown, infos: list[dict[str, Any]]) -> None:
-        """Start a worker again that failed in a step, and end its episodes as truncated."""
-        lanes = worker.lanes
-        before = self._arrays.observations[self._turn ^ 1]
-        last = [self._assembled([part[lane].copy() for part in before]) for lane in lanes]
-        reason = self._restart(worker, down, [{}] * self.num_envs)
-        for lane, observation in zip(lanes, last, strict=True):
-            self._arrays.rewards[lane] = 0.0
-            self._arrays.dones[lane] = True
-            infos[lane] = {
-                "worker_restarted": True,
-                "worker_failure": reason,
-                "TimeLimit.truncated": True,
-                "terminal_observation": observation,
-            }
+    def begin_from(self, observations: Sequence[Any]) -> None:
+        """Go on in the middle of episodes that methods of the environments put back, instead of a reset.
 
-    def _restart(self, worker: Worker, down: WorkerDown, options: Sequence[dict[str, Any]]) -> str:
-        """Start a worker again, as often as the budget allows, and reset its lanes; returns why it was needed."""
-        began = time.monotonic()
-        first = down.failure
-        while True:
-            failure = down.failure
-            if failure.is_fault:
-                raise worker.given_up(failure)
-            try:
-                delay = self._budget.spend(worker.in_a_row)
-            except WorkerError as limit:
-                raise worker.given_up(failure, f"\nGiven up: {limit}.") from None
-            log.warning("%s; starting it again", worker.named(failure))
-            worker.in_a_row += 1
-            time.sleep(delay)
-            try:
-                worker.start()
-                self._welcome(worker)
-                self._set_again(worker)
-                worker.send(self._reset_message(worker, self._fresh_seeds(), options))
-                self._take_reset(worker)
-                break
-            except WorkerDown as again:
-                down = again
-        restart = WorkerRestart(
-            worker.number,
-            tuple(worker.lanes),
-            worker.named(first),
-            first.traceback,
-            self.n_restarts,
-            time.monotonic() - began,
-        )
-        self.restarts.append(restart)
-        if self.on_restart is not None:
-            self.on_restart(restart)
-        return restart.reason
-
-    def _fresh_seeds(self) -> list[int | None]:
-        """Seeds for lanes that begin anew: other ones than before, or the episode that failed would come again."""
-        return [
-            None if seed is None else int(np.random.SeedSequence([seed, self.n_restarts]).generate_state(1)[0] >> 1)
-            for seed in self._lane_seeds
-        ]
-
-    def _set_again(self, worker: Worker) -> None:
-        """Set attributes that were set by ``set_attr`` in the worker before."""
-        calls = [(lane, name, value) for lane in worker.lanes for name, value in self._set.get(lane, {}).items()]
-        if calls:
-            worker.send(cloudpickle.dumps(("set_attr", calls)))
-            worker.receive_reply(self.step_timeout, "set_attr")
-
-    def _start_all(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        """Start all workers at once; returns the spaces of a lane."""
-        self._described: tuple[Any, Any, int] | None = None
-        try:
-            for worker in self._workers:
-                worker.start()
-            for worker in self._workers:
-                self._welcome(worker)
-        except WorkerDown as down:
-            raise worker.given_up(down.failure) from None
-        assert self._described is not None
-        return self._described[0], self._described[1]
-
-    def _welcome(self, worker: Worker) -> None:
-        """Take a worker in that has made its environments. The first one decides what the shared memory holds."""
-        described = worker.greet(self.start_timeout)
-        if self._described is None:
-            observation_space, action_space, masks = self._described = described
-            observation, action = observation_leaves(observation_space), action_leaf(action_space)
-            lanes = self._workers[-1].lanes.stop
-            self._spec = ArraySpec(lanes, len(self._workers), observation, action, masks)
-            self._arrays: SharedArrays = allocate(self._spec, self._memory)
-        elif described != self._described:
-            reason = (
-                f"its spaces and masks {described} are not those of lane 0 when it was first made: {self._described}"
-            )
-            raise worker.given_up(Failure(worker.lanes[0], reason, "", True))
-        worker.attach(self._spec, self._arrays)
+        ``observations`` (N) are what each lane returned last, for lanes that fail before they return another one.
+        """
+        pool = self._pool
+        pool.note_seeds(self._seeds)
+        for worker in self._workers:
+            for leaf, part in zip(pool.spec.observation, self._arrays.observations[worker.turn], strict=True):
+                for lane in worker.lanes:
+                    part[lane] = observations[lane] if leaf.key is None else observations[lane][leaf.key]
+        # They were for the first reset, which these episodes have long had.
+        self._reset_seeds()
+        self._reset_options()
 
     def close(self) -> None:
         """Close the environments and end the workers, by force after five seconds."""
@@ -320,8 +311,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
             return
         self.closed = True
         self.waiting = False
-        end_all(self._workers, 5.0)
-        self._finalizer()
+        self._pool.close(5.0)
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether every lane has the attribute."""
@@ -335,7 +325,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         """Set an attribute; it is set again in a worker that is started again."""
         self._call("set_attr", indices, attr_name, value)
         for lane in self._get_indices(indices):
-            self._set.setdefault(lane % self.num_envs, {})[attr_name] = value
+            self._pool.attributes.setdefault(lane % self.num_envs, {})[attr_name] = value
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
@@ -345,7 +335,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         ``action_masks`` is answered from shared memory. Raises ``WorkerError`` when a worker dies or hangs in the call;
         the next step starts it again.
         """
-        if method_name == "action_masks" and self._spec.mask_size and not method_args and not method_kwargs:
+        if method_name == "action_masks" and self._pool.spec.mask_size and not method_args and not method_kwargs:
             return [self._arrays.masks[lane].copy() for lane in self._get_indices(indices)]
         return self._call("env_method", indices, method_name, method_args, method_kwargs)
 
@@ -369,27 +359,7 @@ class GymcastSubprocVecEnv(SubprocVecEnv):
         if self.waiting:
             raise RuntimeError(f"{command} cannot be answered during a step: call step_wait() first")
         wanted = [range(self.num_envs)[lane] for lane in self._get_indices(indices)]
-        asked: list[tuple[Worker, list[int]]] = []
-        errors: list[BaseException] = []
-        for worker in self._workers:
-            mine = [lane for lane in wanted if lane in worker.lanes]
-            if mine:
-                try:
-                    worker.send(cloudpickle.dumps((command, [(lane, *arguments) for lane in mine])))
-                    asked.append((worker, mine))
-                except WorkerDown as down:
-                    errors.append(worker.given_up(down.failure))
-        values: dict[int, Any] = {}
-        for worker, mine in asked:  # every answer is taken before an error is raised: none may be left in a channel
-            try:
-                values.update(zip(mine, worker.receive_reply(self.step_timeout, command), strict=True))
-            except WorkerDown as down:
-                errors.append(worker.given_up(down.failure))
-            except Exception as error:  # noqa: BLE001 - what the environment's own method raised
-                errors.append(error)
-        if errors:
-            raise errors[0]
-        return [values[lane] for lane in wanted]
+        return self._pool.call(command, wanted, arguments)
 
 
 def _worker_count(lanes: int, given: int | None) -> int:
@@ -400,9 +370,3 @@ def _worker_count(lanes: int, given: int | None) -> int:
     if isinstance(given, bool) or given < 1:
         raise ValueError(f"n_workers={given!r} is not allowed: give a whole number of at least 1, or None")
     return min(lanes, int(given))
-
-
-def _let_go(workers: Sequence[Worker], memory: int) -> None:
-    """End whatever runs and give the memory back; also called at exit and when the environment is collected."""
-    end_all(workers, 0.0)
-    os.close(memory)

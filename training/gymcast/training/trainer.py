@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from gymcast.training.callbacks import (
     CheckpointCallback,
     CollapseAlarmCallback,
     EpisodeLogCallback,
+    EpisodeReportCallback,
     FootageCallback,
     GuardedCallback,
     MetricsBroadcastCallback,
@@ -32,27 +32,29 @@ from gymcast.training.callbacks import (
     SessionControlCallback,
 )
 from gymcast.training.checkpoints import Checkpoint, CheckpointManager, Found
-from gymcast.training.compute import keep_freed_memory, resolve_precision
-from gymcast.training.config import INITIAL_FILE, ConfigError, TrainingConfig
+from gymcast.training.compute import keep_freed_memory
+from gymcast.training.config import INITIAL_FILE, TrainingConfig
+from gymcast.training.env_workers import RestartReports, resolve_workers, worker_options
 from gymcast.training.evaluate import MAX_LANES, EvaluationResult, EvaluationStopped, evaluate
 from gymcast.training.events import (
+    CHOSEN,
     RESUMED,
     CheckpointData,
     ErrorData,
-    Message,
-    Phase,
     SessionStatus,
-    TrainingStatusData,
     utc_now,
 )
 from gymcast.training.logged_values import EVALUATION
-from gymcast.training.models import build_model, follow_progress, normalized, torch_threads
+from gymcast.training.models import build_model, follow_progress, normalized, resolve_algorithm, torch_threads
 from gymcast.training.resume import resume_run, save_run
+from gymcast.training.run_folder import CONFIG_NAME
 from gymcast.training.run_log import RunLog, write_text
+from gymcast.training.run_reports import RunReports
 from gymcast.training.run_state import capture, streams_untouched
 from gymcast.training.sb3_zip import load_weights, read_sb3_zip
 from gymcast.training.signals import StopSignals
-from gymcast.training.vec_env import decision_seconds, is_builtin, make_training_vec_env
+from gymcast.training.subproc import GymcastSubprocVecEnv
+from gymcast.training.vec_env import decision_seconds, is_builtin, make_training_vec_env, try_foreign
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +103,8 @@ class Trainer:
         callbacks: Sequence[BaseCallback] = (),
     ) -> None:
         seed = secrets.randbelow(2**31) if config.seed is None else config.seed
-        drawn = {"seed": seed, "precision": resolve_precision(config.precision, config.device)}
-        self.config = config.model_copy(update={"env_id": resolve_env_id(config.env_id), **drawn})
+        env_id = resolve_env_id(config.env_id, config.gym_packages)
+        self.config = config.model_copy(update={"env_id": env_id, "seed": seed})
         self.seed = seed
         self.sink = sink
         self.callbacks = callbacks
@@ -110,6 +112,7 @@ class Trainer:
         name = self.config.env_id.rsplit("/", 1)[-1]
         self.run_dir = Path(run_dir or Path("runs") / f"{name}-{utc_now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
         self.progress = RunProgress(self.config)
+        self.reports = RunReports(sink, self.progress)
         self.signals = signals or StopSignals()
         self.checkpoints: CheckpointManager | None = None
         self.model: BaseAlgorithm | None = None
@@ -122,17 +125,18 @@ class Trainer:
         Raises what went wrong after reporting it as an event and a log line; ``ConfigError`` and the environment's
         own errors for values that cannot work.
         """
-        config = self.config
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with RunLog(self.run_dir, self._given_up) as run_log, self.signals, self._failures_reported():
-            log.info("training %s with %s in %s", config.env_id, config.algorithm, self.run_dir)
-            write_text(self.run_dir / "config.yaml", config.to_yaml())
+        with RunLog(self.run_dir, self.reports.given_up) as run_log, self.signals, self.reports.failures():
+            # Written down, so that a resumed run has as many.
+            self.config = self.config.model_copy(update={"workers": resolve_workers(self.config)})
             self.checkpoints = self._checkpoint_manager()
-            self._report("starting", "compiling")
+            self.reports.status("starting", "compiling")
             found = self.checkpoints.find_newest() if self.resume else None
             env = self._make_env()
             keep_freed_memory()
             try:
+                config = self._settle(env)
+                env = normalized(env, config)
                 model = self.model = build_model(config, env, self.seed)
                 th.set_num_threads(torch_threads(config, model))
                 # Checking every distribution's parameters took 5 % of the time; the collapse alarm looks for NaN.
@@ -149,8 +153,11 @@ class Trainer:
                     self._boundary.give_up_rollout(control.locals)
                 stopped = control.stop_kind if control.stop_kind not in (None, "limit") else None
                 reason = control.reason or "total_timesteps reached"
-                self._report("stopping" if stopped else "running", "saving", reason)
-                checkpoint = self.save_checkpoint("signal" if stopped == "signal" else "final")
+                self.reports.status("stopping" if stopped else "running", "saving", reason)
+                # Who cancels wants the end, not what was reached.
+                checkpoint = None
+                if stopped != "cancelled":
+                    checkpoint = self.save_checkpoint("signal" if stopped == "signal" else "final")
             finally:
                 if self.episode_log is not None:
                     self.episode_log.close()
@@ -170,7 +177,7 @@ class Trainer:
             )
             run_log.summarise(asdict(result))
             log.info("%s: %s, %d timesteps, %d episodes", result.status, reason, result.timesteps, result.episodes)
-            self._report(result.status, "", result.reason)
+            self.reports.status(result.status, "", result.reason)
             return result
 
     def save_checkpoint(self, reason: str) -> Checkpoint | None:
@@ -191,14 +198,16 @@ class Trainer:
         except OSError as error:
             log.warning("checkpoint at %d timesteps not written, training goes on: %s", timesteps, error)
             detail = {"timesteps": timesteps, "errno": error.errno, "reason": reason}
-            self._emit(ErrorData(code="checkpoint_failed", message=f"checkpoint not written: {error}", detail=detail))
+            self.reports.emit(
+                ErrorData(code="checkpoint_failed", message=f"checkpoint not written: {error}", detail=detail)
+            )
             return None
         log.info("checkpoint %s (%s)", checkpoint.path.name, reason)
         if again := model.num_timesteps - timesteps:
             log.info("%d decisions of the unfinished rollout will be taken again, the same ones", again)
         path = str(checkpoint.path.relative_to(self.run_dir))
         facts = {name: getattr(checkpoint, name) for name in ("timesteps", "episodes", "bytes", "sha256", "reason")}
-        self._emit(CheckpointData(path=path, **facts))
+        self.reports.emit(CheckpointData(path=path, **facts))
         return checkpoint
 
     def _score(self, model: BaseAlgorithm) -> float | None:
@@ -213,7 +222,7 @@ class Trainer:
         except EvaluationStopped:
             return None
         log.info("checkpoint evaluation: %s", result)
-        self._emit(result.as_event())
+        self.reports.emit(result.as_event())
         return result.win_rate if result.win_rate is not None else result.mean_return
 
     def _checkpoint_manager(self) -> CheckpointManager:
@@ -227,15 +236,38 @@ class Trainer:
 
     def _make_env(self) -> VecEnv:
         config = self.config
+        if not is_builtin(config.env_id) and not config.workers:
+            try_foreign(config)
         env = make_training_vec_env(
             config.env_id,
             config.parallel_episodes,
             self.seed,
+            workers=worker_options(config),
             episode_timeout=config.episode_timeout,
             episode_steps=config.max_episode_steps,
             options=config.env_kwargs,
+            extras=config.extras,
         )
-        return normalized(env, config)
+        if isinstance(env, GymcastSubprocVecEnv):
+            env.on_restart = RestartReports(self.progress.stats, self.sink)
+            log.info("environments run in %d worker processes", config.workers)
+        if not is_builtin(config.env_id) and (unseen := env.get_attr("unseen", [0])[0]):
+            text = f"the policy does not see {', '.join(unseen)} of the observations, which is text"
+            self.reports.warn("observation_text", text)
+        return env
+
+    def _settle(self, env: VecEnv) -> TrainingConfig:
+        """Decide what the environment and the machine have to say about, tell the choice and keep it in the folder."""
+        self.config, reason = resolve_algorithm(self.config, env)
+        # They share the settings, limits included.
+        self.progress.config = self.config
+        config = self.config
+        write_text(self.run_dir / CONFIG_NAME, config.to_yaml())
+        log.info("training %s with %s in %s", config.env_id, config.algorithm, self.run_dir)
+        if reason is not None:
+            self.reports.status("starting", "compiling", f"{CHOSEN}{config.algorithm}: {reason}")
+            log.info("algorithm %s, chosen because of the actions: %s", config.algorithm, reason)
+        return config
 
     def _session_control(self, env: VecEnv) -> SessionControlCallback:
         seconds, pace = decision_seconds(env), self.config.pacing
@@ -246,7 +278,7 @@ class Trainer:
             self.progress,
             self.signals,
             self.sink,
-            self._report,
+            self.reports.status,
             self.save_checkpoint,
             seconds,
             lambda: self._boundary is not None and self._boundary.can_go_back,
@@ -257,14 +289,20 @@ class Trainer:
         callbacks: list[BaseCallback] = [CollapseAlarmCallback(sink)]
         if config.replays_kept != 0:
             self.episode_log = EpisodeLogCallback(
-                self.run_dir / EPISODES, max_mb=config.replays_max_mb, kept=config.replays_kept, sink=sink
+                self.run_dir / EPISODES,
+                max_mb=config.replays_max_mb,
+                kept=config.replays_kept,
+                sink=sink,
+                extras=config.extras,
             )
             callbacks.append(self.episode_log)
         callbacks.append(MetricsBroadcastCallback(sink, hz=config.metrics_hz, progress=self.progress))
+        if sink is not None and self.progress.stats.reports is not None:
+            callbacks.append(EpisodeReportCallback(sink, self.progress.stats))
         if sink is not None and config.spectator_enabled:
             callbacks.append(BotDecisionCallback(sink))
             if config.footage_seconds is not None:
-                callbacks.append(FootageCallback(sink, self.progress, config.footage_seconds))
+                callbacks.append(FootageCallback(sink, self.progress, config.footage_seconds, extras=config.extras))
         callbacks.append(
             CheckpointCallback(
                 self.save_checkpoint,
@@ -274,7 +312,7 @@ class Trainer:
                 episodes=config.checkpoint_interval_episodes,
             )
         )
-        return [*callbacks, *(GuardedCallback(callback, self._given_up) for callback in self.callbacks)]
+        return [*callbacks, *(GuardedCallback(callback, self.reports.given_up) for callback in self.callbacks)]
 
     def _learn(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
         config = self.config
@@ -294,14 +332,14 @@ class Trainer:
         th.set_num_threads(torch_threads(config, model, min(config.evaluation_games, MAX_LANES)))
         results = []
         for number, opponent in enumerate(opponents or ("",)):
-            self._report("running", "evaluating")
+            self.reports.status("running", "evaluating")
             try:
                 result = self._play(model, opponent, config.evaluation_games, _STREAM_EVALUATION, number)
             except EvaluationStopped as stopped:
                 log.info("evaluation: %s", stopped)
                 break
             log.info("evaluation against %s: %s", opponent or "the environment", result)
-            self._emit(result.as_event())
+            self.reports.emit(result.as_event())
             for name in ("win_rate", "mean_return", "mean_length"):
                 if (value := getattr(result, name)) is not None:
                     model.logger.record(f"{EVALUATION}{opponent or 'games'}/{name}", value)
@@ -318,10 +356,14 @@ class Trainer:
             opponent,
             games,
             seed=_derived_seed(self.seed, *stream),
-            masked=config.algorithm == "maskable_ppo",
+            masked=config.spec.masked,
+            # Off-policy algorithms explore by noise that is no part of what they have learned.
+            deterministic=config.spec.off_policy,
             should_stop=self._wants_end,
             normalize=None if normalise is None else normalise.normalize_obs,
+            workers=worker_options(config),
             options=config.env_kwargs,
+            extras=config.extras,
         )
 
     def _wants_end(self) -> bool:
@@ -331,65 +373,23 @@ class Trainer:
     def _resume_from(self, model: BaseAlgorithm, env: VecEnv, found: Found) -> None:
         """Go on from a checkpoint, and say from which one, which were skipped, and what is not exact."""
         for name, why in found.skipped:
-            self._emit(ErrorData(code="checkpoint_skipped", message=f"{name} skipped: {why}"[:2000]))
+            self.reports.emit(ErrorData(code="checkpoint_skipped", message=f"{name} skipped: {why}"[:2000]))
         checkpoint = found.checkpoint
         if checkpoint is None:
             log.warning("there is no checkpoint to resume from, training begins anew: %s", found)
-            self._report("starting", "compiling", f"{RESUMED}{found}")
+            self.reports.status("starting", "compiling", f"{RESUMED}{found}")
             return
         no_games, other_machine = resume_run(model, self.progress, checkpoint)
         if no_games is not None:
             # The resumed run plays on with episodes it has not seen yet.
             env.seed(_derived_seed(self.seed, _STREAM_RESUMED, checkpoint.timesteps))
-            self._warn("resume_not_exact", f"the games begin anew, so the run goes on, but not exactly: {no_games}")
-        if other_machine is not None:
-            self._warn("resume_not_exact", other_machine)
-        log.info("resumed from %s at %d timesteps", found, checkpoint.timesteps)
-        self._report("starting", "compiling", f"{RESUMED}{found}")
-
-    def _warn(self, code: str, message: str) -> None:
-        log.warning(message)
-        self._emit(ErrorData(code=code, message=message[:2000]))
-
-    def _report(self, status: SessionStatus, phase: Phase = "", reason: str | None = None) -> None:
-        progress = self.progress
-        ended = status in ("completed", "failed", "cancelled")
-        self._emit(
-            TrainingStatusData(
-                status=status,
-                phase=phase,
-                reason=None if reason is None else reason[:2000],
-                current_episode=progress.stats.episodes,
-                timesteps=progress.timesteps,
-                total_timesteps=self.config.total_timesteps,
-                progress=1.0 if status == "completed" else progress.progress,
-                eta_seconds=None if ended else progress.eta_seconds,
+            self.reports.warn(
+                "resume_not_exact", f"the games begin anew, so the run goes on, but not exactly: {no_games}"
             )
-        )
-
-    def _emit(self, data: Message) -> None:
-        if self.sink is not None:
-            self.sink.emit(data)
-
-    @contextmanager
-    def _failures_reported(self) -> Iterator[None]:
-        try:
-            yield
-        except ConfigError as error:
-            # Settings that only the built environment or algorithm can check: no fault whose traceback would help.
-            log.error("%s", error)
-            self._emit(ErrorData(code="bad_config", message=str(error)[:2000]))
-            self._report("failed", "", str(error))
-            raise
-        except Exception as error:
-            log.exception("training failed")
-            self._emit(ErrorData(code="training_failed", message=f"{type(error).__name__}: {error}"[:2000]))
-            self._report("failed", "", f"{type(error).__name__}: {error}")
-            raise
-
-    def _given_up(self, code: str, what: str, text: str) -> None:
-        log.warning("%s is given up, training goes on: %s", what, text)
-        self._emit(ErrorData(code=code, message=f"{what} is given up: {text}"[:2000], detail={"what": what}))
+        if other_machine is not None:
+            self.reports.warn("resume_not_exact", other_machine)
+        log.info("resumed from %s at %d timesteps", found, checkpoint.timesteps)
+        self.reports.status("starting", "compiling", f"{RESUMED}{found}")
 
 
 def _derived_seed(seed: int, *stream: int) -> int:

@@ -7,8 +7,11 @@ after stepping, off-policy ones copy at once, and ``VecNormalize`` and ``VecFram
 
 from __future__ import annotations
 
+import re
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from gymcast.envs import (
     GAMES,
+    EnvMakeError,
     EpisodeRecorder,
     GameVectorEnv,
     SnapshotError,
@@ -28,7 +32,10 @@ from gymcast.envs import (
     restore,
     snapshot,
 )
-from gymcast.training.config import ConfigError
+from gymcast.envs.foreign_ids import split_module
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras, make_foreign, try_out
+from gymcast.envs.subproc import WorkerError
+from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.episode_taps import EpisodeSeeds, TappedDummyVecEnv, TappedSubprocVecEnv
 
 if TYPE_CHECKING:
@@ -224,13 +231,43 @@ def is_builtin(env_id: str) -> bool:
     return env_id in GAMES
 
 
-def _make_other(env_id: str, **options: Any) -> gym.Env[Any, Any]:
+def _make_other(
+    spec: gym.envs.registration.EnvSpec, extras: EnvExtras, options: Mapping[str, Any]
+) -> gym.Env[Any, Any]:
     try:
-        return EpisodeSeeds(gym.make(env_id, **options))
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ConfigError("invalid TrainingConfig", [("env_kwargs", str(error))]) from None
+        return make_foreign(spec, options, extras)
+    except EnvMakeError as error:
+        raise ConfigError("invalid TrainingConfig", [(error.field, str(error))]) from error
+
+
+def try_foreign(config: TrainingConfig) -> None:
+    """Make the environment of ``config`` once, in this process, and play a few steps.
+
+    Raises :class:`~gymcast.training.config.ConfigError` for one that cannot be made, or breaks Gymnasium's rules.
+    """
+    try:
+        env = make_foreign(config.env_id, config.env_kwargs, config.extras)
+        try:
+            try_out(env)
+        finally:
+            env.close()
+    except EnvMakeError as error:
+        raise ConfigError("invalid TrainingConfig", [(error.field, str(error))]) from error
+
+
+def _make_lane(
+    spec: gym.envs.registration.EnvSpec, extras: EnvExtras, episode_timeout: float | None, **options: Any
+) -> gym.Env[Any, Any]:
+    """A lane that is not gymcast's, made of its ``spec``: a worker may not know what was registered here."""
+    env = _make_other(spec, extras, options)
+    # Inside of the wrappers that have to know when an episode ends.
+    return EpisodeSeeds(env if episode_timeout is None else WallClockLimit(env, episode_timeout))
+
+
+def _wrap_lane(env: Monitor) -> gym.Env[Any, Any]:
+    # Monitor keeps every episode there ever was; nobody reads that here, and every snapshot would hold it.
+    env.episode_returns = env.episode_lengths = env.episode_times = deque(maxlen=0)  # type: ignore[assignment]
+    return EpisodeRecorder(env)
 
 
 def make_training_vec_env(
@@ -239,22 +276,30 @@ def make_training_vec_env(
     seed: int | None = None,
     *,
     subprocesses: bool = False,
+    workers: Mapping[str, Any] | None = None,
     episode_timeout: float | None = None,
     episode_steps: int | None = None,
     options: Mapping[str, Any] | None = None,
+    extras: EnvExtras = NO_EXTRAS,
     **more_options: Any,
 ) -> VecEnv:
     """``n`` lanes of ``env_id`` for Stable-Baselines3.
 
-    Built-in games run as one compiled batch; any other Gymnasium id runs in ``DummyVecEnv``, or in ``SubprocVecEnv``
-    with ``subprocesses=True``, and is reset with a seed of each episode's own. ``episode_timeout`` truncates episodes
-    after that many seconds: of game time in built-in games, of wall-clock time in others; ``episode_steps`` after that
-    many decisions, in place of the limit that another environment was registered with. ``options``, as a mapping or one
-    by one, go to the environment.
+    Built-in games run as one compiled batch; any other Gymnasium id runs in ``DummyVecEnv``, or with
+    ``subprocesses=True`` in a :class:`~gymcast.training.subproc.GymcastSubprocVecEnv`, with ``workers`` as its
+    arguments when they are given, and is reset with a seed of each episode's own: both play the same.
+    ``episode_timeout`` truncates episodes after that many seconds: of game time in built-in games, of wall-clock time
+    in others; ``episode_steps`` after that many decisions, in place of the limit that another environment was
+    registered with. ``options``, as a mapping or one by one, go to the environment; ``extras`` are the packages and
+    wrappers of one that is not gymcast's.
     Raises ``UnknownEnvError``, ``UnknownOptionError`` or ``OptionValueError`` with the nearest valid name, and
-    :class:`~gymcast.training.config.ConfigError` for options that another environment's constructor does not take.
+    :class:`~gymcast.training.config.ConfigError` for options that another environment's constructor does not take,
+    ``WorkerError`` when a worker cannot make its environments.
     """
-    env_id = resolve_env_id(env_id)
+    module, env_id = split_module(env_id)
+    if module is not None:
+        extras = replace(extras, packages=(*extras.packages, module))
+    env_id = resolve_env_id(env_id, extras.packages)
     chosen = {**(options or {}), **more_options}
     if is_builtin(env_id):
         game = GAMES[env_id]
@@ -267,21 +312,23 @@ def make_training_vec_env(
         env.seed(seed)
         return env
 
-    def wrap(one: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        limited = one if episode_timeout is None else WallClockLimit(one, episode_timeout)
-        return EpisodeRecorder(limited)
-
     if episode_steps is not None:
         chosen["max_episode_steps"] = episode_steps  # of gymnasium.make itself
-    # A function instead of the id: for an id, images are asked for whether the environment has them or not.
-    vec_env: VecEnv = make_vec_env(
-        partial(_make_other, env_id),
-        n_envs=n,
-        seed=seed,
-        env_kwargs=chosen,
-        wrapper_class=wrap,
-        vec_env_cls=TappedSubprocVecEnv if subprocesses else TappedDummyVecEnv,
-    )
+    try:
+        # A function instead of the id: for an id, images are asked for whether the environment has them or not.
+        vec_env: VecEnv = make_vec_env(
+            partial(_make_lane, gym.spec(env_id), extras, episode_timeout),
+            n_envs=n,
+            seed=seed,
+            env_kwargs=chosen,
+            wrapper_class=_wrap_lane,  # type: ignore[arg-type]
+            vec_env_cls=TappedSubprocVecEnv if subprocesses or workers is not None else TappedDummyVecEnv,
+            vec_env_kwargs=None if workers is None else dict(workers),
+        )
+    except WorkerError as error:
+        if refused := re.search(r"ConfigError: invalid TrainingConfig\n  ([\w.]+): (.*)", str(error)):
+            raise ConfigError("invalid TrainingConfig", [(refused[1], refused[2])]) from None
+        raise
     return vec_env
 
 
@@ -292,29 +339,35 @@ def snapshot_games(env: VecEnv) -> list[bytes]:
     if isinstance(base, GameVecEnv):
         return [snapshot(base.env)]
     if isinstance(base, DummyVecEnv):
-        for one in base.envs:
-            _forget_past_episodes(one)
         return [snapshot(one) for one in base.envs]
+    if isinstance(base, TappedSubprocVecEnv):
+        try:
+            return base.env_method("snapshot")
+        except WorkerError as error:
+            raise SnapshotError(f"no snapshot of the games: {error}") from error
     raise SnapshotError(f"the games in {type(base).__name__} are out of reach, in other processes")
 
 
 def restore_games(env: VecEnv, data: Sequence[bytes]) -> None:
     """Take the games in ``env`` back to what :func:`snapshot_games` returned. Raises ``SnapshotError``."""
     base = env.unwrapped
-    lanes = base.envs if isinstance(base, DummyVecEnv) else [base]
-    if len(lanes) != len(data):
-        raise SnapshotError(f"{len(data)} snapshots do not fit {len(lanes)} environments")
-    for one, part in zip(lanes, data, strict=True):
-        if isinstance(one, GameVecEnv):
-            one.restore(part)
-        else:
+    lanes = 1 if isinstance(base, GameVecEnv) else base.num_envs
+    if lanes != len(data):
+        raise SnapshotError(f"{len(data)} snapshots do not fit {lanes} environments")
+    if isinstance(base, GameVecEnv):
+        base.restore(data[0])
+    elif isinstance(base, DummyVecEnv):
+        # Those for the first reset, which these games have long had; a later reset would use them again.
+        base._reset_seeds()
+        base._reset_options()
+        for one, part in zip(base.envs, data, strict=True):
             restore(one, part)
-
-
-def _forget_past_episodes(env: gym.Env[Any, Any]) -> None:
-    """Empty the lists in which ``Monitor`` keeps every episode there ever was; nobody reads them here."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, Monitor):
-            for past in (env.episode_returns, env.episode_lengths, env.episode_times):
-                past.clear()
-        env = env.env
+    elif isinstance(base, TappedSubprocVecEnv):
+        try:
+            for lane, part in enumerate(data):
+                base.env_method("restore", part, indices=lane)
+            base.begin_from(base.get_attr("last_observation"))
+        except WorkerError as error:
+            raise SnapshotError(f"the games cannot be put back: {error}") from error
+    else:
+        raise SnapshotError(f"the games in {type(base).__name__} are out of reach, in other processes")

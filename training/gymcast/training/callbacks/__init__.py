@@ -8,6 +8,7 @@ from gymcast.training.callbacks.footage import FootageCallback
 from gymcast.training.callbacks.guarded import GuardedCallback
 from gymcast.training.callbacks.metrics import MetricsBroadcastCallback
 from gymcast.training.callbacks.progress import EpisodeStats, RunProgress
+from gymcast.training.callbacks.reports import EpisodeReportCallback
 from gymcast.training.callbacks.session import ProgressCallback, SessionControlCallback
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Decision",
     "DecisionExplainer",
     "EpisodeLogCallback",
+    "EpisodeReportCallback",
     "EpisodeStats",
     "FootageCallback",
     "GuardedCallback",

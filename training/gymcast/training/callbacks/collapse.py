@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from gymcast.training.broadcast import Sink
 from gymcast.training.events import ErrorData
@@ -82,7 +82,7 @@ class CollapseAlarmCallback(BaseCallback):
     def _check_finite(self, values: Mapping[str, float]) -> None:
         broken = {name: str(value) for name, value in values.items() if "loss" in name and not math.isfinite(value)}
         # Off-policy algorithms begin a rollout every few steps, too often to look at every weight.
-        if not broken and values and isinstance(self.model, OnPolicyAlgorithm):
+        if not broken and values and not isinstance(self.model, OffPolicyAlgorithm):
             broken = {
                 name: "not finite"
                 for name, weight in self.model.policy.named_parameters()

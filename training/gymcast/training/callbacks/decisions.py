@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.ars.policies import ARSPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from sb3_contrib.qrdqn.policies import QRDQNPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
 
 from gymcast.training.broadcast import Sink
 from gymcast.training.distributions import GroupedCategoricals
 from gymcast.training.events import BotDecisionData
+from gymcast.training.maskable_recurrent import MaskableRecurrentActorCriticPolicy
 from gymcast.training.vec_env import GameVecEnv
 
 if TYPE_CHECKING:
@@ -48,9 +54,9 @@ class Decision:
         return BotDecisionData(**vars(self))
 
 
-def can_explain(model: BaseAlgorithm) -> bool:
-    """Whether an observation alone tells what the policy makes of it, which is not so with a recurrent one."""
-    return not isinstance(model.policy, RecurrentActorCriticPolicy)
+def is_recurrent(model: BaseAlgorithm) -> bool:
+    """Whether the policy makes something else of an observation after other ones."""
+    return isinstance(model.policy, RecurrentActorCriticPolicy)
 
 
 class DecisionExplainer:
@@ -81,23 +87,64 @@ class DecisionExplainer:
             for i, size in enumerate(self.sizes)
         ]
 
-    def explain(self, obs: NDArray[Any], masks: NDArray[np.bool_] | None, actions: NDArray[Any]) -> list[Decision]:
-        """Decisions for ``obs`` (T, ...) as the policy sees them, ``masks`` (T, M) of legal actions or ``None``, and
-        the chosen ``actions`` (T, ...)."""
+    def explain(
+        self,
+        obs: Any,
+        masks: NDArray[np.bool_] | None,
+        actions: NDArray[Any],
+        memory: RNNStates | None = None,
+    ) -> list[Decision]:
+        """Decisions for ``obs`` (T, ...), or a dict of such arrays, as the policy sees them.
+
+        ``masks`` (T, M) are of legal actions or ``None``, ``actions`` (T, ...) those that were chosen.
+
+        For a recurrent policy the rows are steps of one lane in their order, which begin with ``memory``, or with an
+        episode where it is ``None``.
+        """
         policy: Any = self.model.policy
         with th.no_grad():
             tensor = policy.obs_to_tensor(obs)[0]
             if isinstance(policy, DQNPolicy):
                 return self._explain_q_values(policy.q_net(tensor).cpu().numpy(), actions)
+            if isinstance(policy, QRDQNPolicy):
+                return self._explain_q_values(policy.quantile_net(tensor).mean(dim=1).cpu().numpy(), actions)
+            if isinstance(policy, SACPolicy | TD3Policy):
+                return self._explain_actor(policy, tensor, actions)
+            if isinstance(policy, ARSPolicy):
+                return self._explain_deterministic(actions)
+            if isinstance(policy, RecurrentActorCriticPolicy):
+                return self._explain_recurrent(policy, tensor, masks, actions, memory)
             if isinstance(policy, ActorCriticPolicy):
                 values = policy.predict_values(tensor).cpu().numpy().reshape(-1)
                 distribution: Any = policy.get_distribution(tensor)
                 if not self.sizes:
-                    return [self._unlisted(value, action) for value, action in zip(values, actions, strict=True)]
+                    spread = getattr(getattr(distribution, "distribution", None), "stddev", None)
+                    return self._explain_numbers(actions, values, distribution.mode(), spread)
                 return self._explain_groups(_group_probabilities(distribution), values, actions)
             values = policy.predict_values(tensor).cpu().numpy().reshape(-1)
             distribution = policy.get_distribution(tensor, action_masks=masks)
             return self._explain_groups(_group_probabilities(distribution), values, actions)
+
+    def _explain_recurrent(
+        self,
+        policy: Any,
+        obs: th.Tensor,
+        masks: NDArray[np.bool_] | None,
+        actions: NDArray[Any],
+        memory: RNNStates | None,
+    ) -> list[Decision]:
+        starts = th.zeros(len(actions), device=policy.device)
+        if memory is None:
+            nothing = th.zeros(policy.lstm_hidden_state_shape, device=policy.device)
+            memory = RNNStates((nothing, nothing), (nothing, nothing))
+        masked = masks is not None and isinstance(policy, MaskableRecurrentActorCriticPolicy)
+        extra = {"action_masks": masks} if masked else {}
+        values = policy.predict_values(obs, memory.vf, starts).cpu().numpy().reshape(-1)
+        distribution, _ = policy.get_distribution(obs, memory.pi, starts, **extra)
+        if not self.sizes:
+            spread = getattr(getattr(distribution, "distribution", None), "stddev", None)
+            return self._explain_numbers(actions, values, distribution.mode(), spread)
+        return self._explain_groups(_group_probabilities(distribution), values, actions)
 
     def _explain_groups(
         self, groups: list[NDArray[np.float64]], values: NDArray[Any], actions: NDArray[Any]
@@ -145,9 +192,35 @@ class DecisionExplainer:
             )
         return decisions
 
-    def _unlisted(self, value: float, action: NDArray[Any]) -> Decision:
-        text = ", ".join(f"{number:.3g}" for number in np.asarray(action).reshape(-1)[:8])
-        return Decision({}, None, float(value), None, f"[{text}]", None)
+    def _explain_actor(self, policy: Any, obs: th.Tensor, actions: NDArray[Any]) -> list[Decision]:
+        """Continuous actions with what the critics, the more careful of them, think each is worth."""
+        taken = np.asarray(actions, dtype=np.float32).reshape(len(actions), -1)
+        scaled = th.as_tensor(policy.scale_action(taken), device=policy.device)
+        values = th.cat(policy.critic(obs, scaled), dim=1).min(dim=1).values.cpu().numpy()
+        return self._explain_numbers(
+            actions, values, th.as_tensor(policy.unscale_action(policy._predict(obs, deterministic=True).cpu().numpy()))
+        )
+
+    def _explain_numbers(
+        self, actions: NDArray[Any], values: NDArray[Any], means: th.Tensor, spreads: th.Tensor | None = None
+    ) -> list[Decision]:
+        """Actions that are numbers have no probabilities to list: the policy's favourite is shown beside each."""
+        mean_rows = means.cpu().numpy().reshape(len(actions), -1)
+        spread_rows = None if spreads is None else spreads.cpu().numpy().reshape(len(actions), -1)
+        found = []
+        for row, (action, value) in enumerate(zip(actions, values, strict=True)):
+            said = f"{_numbers(action)} (mean {_numbers(mean_rows[row])}"
+            said += ")" if spread_rows is None else f", spread {_numbers(spread_rows[row])})"
+            found.append(Decision({}, None, float(value), None, said, None))
+        return found
+
+    def _explain_deterministic(self, actions: NDArray[Any]) -> list[Decision]:
+        """A policy without chance or critic: the action is all there is to say."""
+        if not self.sizes:
+            return [Decision({}, None, None, None, _numbers(action), None) for action in actions]
+        chosen = np.asarray(actions).reshape(len(actions), len(self.sizes)).astype(np.int64)
+        names = [self._name(picked) for picked in chosen]
+        return [Decision({name: 1.0}, None, None, None, name, 1.0) for name in names]
 
     def _top(self, probabilities: NDArray[np.float64]) -> dict[str, float]:
         best = np.argsort(-probabilities, kind="stable")[:SHOWN_ACTIONS]
@@ -167,6 +240,11 @@ class DecisionExplainer:
 
     def _name(self, picked: NDArray[np.int64]) -> str:
         return " + ".join(labels[int(index)] for (_, labels), index in zip(self.labels, picked, strict=True))
+
+
+def _numbers(values: Any) -> str:
+    shown = np.asarray(values).reshape(-1)
+    return f"[{', '.join(f'{number:.3g}' for number in shown[:8])}{', ...' if len(shown) > 8 else ''}]"
 
 
 def _group_probabilities(distribution: Any) -> list[NDArray[np.float64]]:
@@ -189,16 +267,26 @@ class BotDecisionCallback(BaseCallback):
         self._explainer: DecisionExplainer | None = None
 
     def _on_training_start(self) -> None:
-        self._explainer = DecisionExplainer(self.model) if can_explain(self.model) else None
+        self._explainer = DecisionExplainer(self.model)
 
     def _on_step(self) -> bool:
         now = time.monotonic()
         last_obs = self.model._last_obs
-        if now < self._next or self._explainer is None or not isinstance(last_obs, np.ndarray):
+        if now < self._next or self._explainer is None or last_obs is None:
             return True
         self._next = now + self._period
         masks = self.locals.get("action_masks")
         actions = np.asarray(self.locals["actions"])[:1]
-        decision = self._explainer.explain(last_obs[:1], None if masks is None else masks[:1], actions)[0]
+        first = {k: part[:1] for k, part in last_obs.items()} if isinstance(last_obs, dict) else last_obs[:1]
+        masks = None if masks is None else masks[:1]
+        decision = self._explainer.explain(first, masks, actions, self._memory())[0]
         self._sink.emit(decision.as_event())
         return True
+
+    def _memory(self) -> RNNStates | None:
+        """What the LSTMs of lane 0 held before the action; ``None`` when an episode begins, and without a LSTM."""
+        states: RNNStates | None = getattr(self.model, "_last_lstm_states", None)
+        starts: Any = getattr(self.model, "_last_episode_starts", None)
+        if states is None or starts[0]:
+            return None
+        return RNNStates(*(tuple(part[:, :1].contiguous() for part in kind) for kind in states))

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from gymcast.envs import GameVectorEnv
 from gymcast.envs.action_codec import ActionCodec
 from gymcast.envs.episode_log import cut
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.envs.replay_player import observation_check, outcome_of, to_codec
 from gymcast.envs.segments import NO_COUNT, NO_OUTCOME, Block, SegmentHeader, episode_dtype
 from gymcast.training.broadcast import Sink
@@ -134,7 +135,8 @@ class _GymTap:
                 header = SegmentHeader(**{**vars(header), "codec": codec})
             self.recorder = _Recorder(self._writer, header)
         self.recorder.step(rows)
-        ended = np.flatnonzero(dones)
+        # Of an episode whose worker failed nobody knows the end: it cannot be played again, and is left out.
+        ended = np.array([lane for lane in np.flatnonzero(dones) if FACTS_KEY in infos[lane]], dtype=np.int64)
         if ended.size:
             for row, lane in zip(self.recorder.ended(ended), ended, strict=True):
                 _fill(row, infos[int(lane)])
@@ -157,17 +159,25 @@ class EpisodeLogCallback(BaseCallback):
 
     A native batch is logged as it is; any other environment has to come from
     :func:`~gymcast.training.vec_env.make_training_vec_env`. What lies in the folder behind the model's number of
-    timesteps is cut off: a resumed run plays it again. What cannot be written is reported once, and training goes on.
+    timesteps is cut off: a resumed run plays it again. What cannot be written is
+    reported once, and training goes on. ``extras`` are the environment's packages and wrappers.
     """
 
     def __init__(
-        self, folder: str | Path, *, max_mb: float | None = None, kept: int | None = None, sink: Sink | None = None
+        self,
+        folder: str | Path,
+        *,
+        max_mb: float | None = None,
+        kept: int | None = None,
+        sink: Sink | None = None,
+        extras: EnvExtras = NO_EXTRAS,
     ) -> None:
         super().__init__()
         self.folder = Path(folder)
         self._max_bytes = None if max_mb is None else round(max_mb * (1 << 20))
         self._kept = kept
         self._sink = sink
+        self._extras = extras
         self._writer: EpisodeWriter | None = None
         self._tap: _GameTap | _GymTap | None = None
         self._taps: list[Any] = []
@@ -176,7 +186,7 @@ class EpisodeLogCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         base = self.training_env.unwrapped
-        header = _header_of(base, self.model.num_timesteps)
+        header = header_of(base, self.model.num_timesteps, self._extras)
         if header is None:
             log.warning("episodes are not logged: actions of %s, or the options, cannot be stored", base.action_space)
             return
@@ -244,7 +254,7 @@ class EpisodeLogCallback(BaseCallback):
             self._sink.emit(ErrorData(code=code, message=message, detail={"folder": str(self.folder)}))
 
 
-def _header_of(base: VecEnv, first: int) -> SegmentHeader | None:
+def header_of(base: VecEnv, first: int, extras: EnvExtras) -> SegmentHeader | None:
     """What a log of this environment says of it; None when its actions or options cannot be stored."""
     made_by = {"gymcast": version("gymcast"), "gymnasium": gymnasium.__version__}
     if isinstance(base, GameVecEnv):
@@ -283,6 +293,7 @@ def _header_of(base: VecEnv, first: int) -> SegmentHeader | None:
         decision_seconds=None,
         first=first,
         made_by=made_by,
+        extras=extras,
     )
 
 

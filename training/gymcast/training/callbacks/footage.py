@@ -12,9 +12,13 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from gymcast.envs import GameVectorEnv, Replay, ReplayRecorder
+from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.training.broadcast import Sink
-from gymcast.training.callbacks.decisions import DecisionExplainer, can_explain
+from gymcast.training.callbacks.decisions import Decision, DecisionExplainer, is_recurrent
+from gymcast.training.callbacks.episodes import header_of
+from gymcast.training.callbacks.foreign_footage import ForeignRecorder
 from gymcast.training.callbacks.progress import RunProgress
+from gymcast.training.episode_taps import Tap, TappedDummyVecEnv, TappedSubprocVecEnv
 from gymcast.training.events import ReplayData, ReplayDecision
 from gymcast.training.vec_env import GameVecEnv
 
@@ -73,15 +77,26 @@ class FootageCallback(BaseCallback):
     """Sends a whole finished training episode every ``seconds`` as a ``replay`` event.
 
     A few lanes are recorded all the time, which costs a few rows per step; what the policy makes of the episode is
-    evaluated afterwards in one batched forward. Needs a :class:`~gymcast.training.vec_env.GameVecEnv` at the bottom.
+    evaluated afterwards in one batched forward. Of environments that are not gymcast's lane 0 is recorded, with
+    ``extras`` for playing it again; nothing is drawn here.
     """
 
-    def __init__(self, sink: Sink, progress: RunProgress, seconds: float = 10.0, lanes: int = RECORDED_LANES) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        progress: RunProgress,
+        seconds: float = 10.0,
+        lanes: int = RECORDED_LANES,
+        extras: EnvExtras = NO_EXTRAS,
+    ) -> None:
         super().__init__()
         self._sink = sink
         self._progress = progress
         self._seconds = seconds
         self._lanes = lanes
+        self._extras = extras
+        self._foreign: ForeignRecorder | None = None
+        self._taps: list[Tap] = []
         self._next = 0.0
         self._recorders: list[LaneRecorder] = []
         self._base: GameVecEnv | None = None
@@ -89,10 +104,16 @@ class FootageCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         base = self.training_env.unwrapped
+        self._explainer = DecisionExplainer(self.model)
+        if isinstance(base, TappedDummyVecEnv | TappedSubprocVecEnv):
+            header = header_of(base, 0, self._extras)
+            if header is not None:
+                self._foreign = ForeignRecorder(header, base.action_space, lambda: self.model._last_obs)
+                self._taps = base.taps
+                self._taps.append(self._foreign)
         if not isinstance(base, GameVecEnv):
             return
         self._base = base
-        self._explainer = DecisionExplainer(self.model) if can_explain(self.model) else None
         self._recorders = [LaneRecorder(base.env, lane) for lane in range(min(self._lanes, base.num_envs))]
         base.listeners.extend(self._recorders)
 
@@ -105,6 +126,11 @@ class FootageCallback(BaseCallback):
                     self._send(recorder.finished)
                     recorder.finished = None
                     break
+            if self._foreign is not None and self._foreign.finished is not None:
+                self._next = now + self._seconds
+                replay, steps, obs, actions = self._foreign.finished
+                self._emit(replay, self._explained(len(replay.actions), steps, obs, actions))
+                self._foreign.finished = None
         return True
 
     def _on_training_end(self) -> None:
@@ -112,9 +138,14 @@ class FootageCallback(BaseCallback):
             for recorder in self._recorders:
                 self._base.listeners.remove(recorder)
         self._recorders = []
+        if self._foreign is not None:
+            self._taps.remove(self._foreign)
+            self._foreign = None
 
     def _send(self, episode: RecordedEpisode) -> None:
-        replay = episode.replay
+        self._emit(episode.replay, self._decisions(episode))
+
+    def _emit(self, replay: Replay, decisions: list[ReplayDecision]) -> None:
         self._sink.emit(
             ReplayData(
                 replay_id=f"{replay.env_id.rsplit('/', 1)[-1]}-{secrets.token_hex(8)}".replace(".", "_"),
@@ -123,7 +154,7 @@ class FootageCallback(BaseCallback):
                 timesteps=self._progress.timesteps,
                 summary=replay.summary,
                 bytes_base64=base64.b64encode(replay.to_bytes()).decode("ascii"),
-                decisions=self._decisions(episode),
+                decisions=decisions,
             )
         )
 
@@ -131,18 +162,32 @@ class FootageCallback(BaseCallback):
         if self._explainer is None:
             return []
         steps = np.arange(0, len(episode.obs), 1 + (len(episode.obs) - 1) // MAX_SENT_DECISIONS)
-        obs = episode.obs[steps]
+        # A recurrent policy has to see everything to know what it knew.
+        rows = slice(None) if is_recurrent(self.model) else steps
+        obs = episode.obs[rows]
         normalise = self.model.get_vec_normalize_env()
         if normalise is not None:
             obs = np.asarray(normalise.normalize_obs(obs))
-        explained = self._explainer.explain(obs, episode.masks[steps], episode.actions[steps])
-        return [
-            ReplayDecision(
-                step=int(step),
-                action_probabilities=decision.action_probabilities,
-                groups=decision.groups,
-                state_values=decision.state_values,
-                selected_action=decision.selected_action,
-            )
-            for step, decision in zip(steps, explained, strict=True)
-        ]
+        explained = self._explainer.explain(obs, episode.masks[rows], episode.actions[rows])
+        if is_recurrent(self.model):
+            explained = [explained[step] for step in steps]
+        return _sent(steps, explained)
+
+    def _explained(self, length: int, steps: list[int], obs: Any, actions: NDArray[Any]) -> list[ReplayDecision]:
+        """What a policy made of a part of the steps; of a recurrent one only from all of them, as it remembers."""
+        if self._explainer is None or (is_recurrent(self.model) and len(steps) < length):
+            return []
+        return _sent(np.array(steps), self._explainer.explain(obs, None, actions))
+
+
+def _sent(steps: NDArray[Any], explained: list[Decision]) -> list[ReplayDecision]:
+    return [
+        ReplayDecision(
+            step=int(step),
+            action_probabilities=decision.action_probabilities,
+            groups=decision.groups,
+            state_values=decision.state_values,
+            selected_action=decision.selected_action,
+        )
+        for step, decision in zip(steps, explained, strict=True)
+    ]

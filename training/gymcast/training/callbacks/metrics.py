@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from gymcast.training.broadcast import EventSink, Sink, register_external_session
@@ -23,6 +24,7 @@ from gymcast.training.events import (
     TrainingStatusData,
     utc_now,
 )
+from gymcast.training.subproc import GymcastSubprocVecEnv
 from gymcast.training.vec_env import GameVecEnv
 
 RATE_WINDOW_SECONDS = 10.0
@@ -39,12 +41,42 @@ _LOGGED = {
     "explained_variance": ("train/explained_variance",),
     "approx_kl": ("train/approx_kl",),
     "clip_fraction": ("train/clip_fraction",),
+    "policy_objective": ("train/policy_objective",),
+    "kl_divergence": ("train/kl_divergence_loss",),
+    "line_search_success": ("train/is_line_search_success",),
+    "actor_loss": ("train/actor_loss",),
+    "critic_loss": ("train/critic_loss",),
+    "ent_coef": ("train/ent_coef",),
+    "ent_coef_loss": ("train/ent_coef_loss",),
+    "action_std": ("train/std",),
+    "delta_std": ("train/delta_std",),
+    "step_size": ("train/step_size",),
+    "return_std": ("train/return_std",),
     "loss": ("train/loss",),
+}
+# The same as below, of some algorithms only.
+METRICS_OF_SOME = {
+    "policy_objective": ("", "surrogate objective of the actor after the last update (trpo)"),
+    "kl_divergence": ("nats", "divergence between the policies before and after the last update; 0: dropped (trpo)"),
+    "line_search_success": ("share", "whether the line search of the last update found a step, 1 or 0 (trpo)"),
+    "actor_loss": (
+        "",
+        "mean loss of the actor in the last updates: minus the critics' value of its actions (sac, td3)",
+    ),
+    "critic_loss": ("", "mean squared error of the critics in the last updates (sac, td3)"),
+    "ent_coef": ("", "weight of the policy's entropy against the reward (sac)"),
+    "ent_coef_loss": ("", "loss of that weight while it is learned; 0 where the entropy is on target (sac)"),
+    "action_std": ("", "mean spread of continuous actions (on-policy algorithms)"),
+    "delta_std": ("", "size of the change tried on each weight (ars)"),
+    "step_size": ("", "learning rate over the number of directions and the spread of their returns (ars)"),
+    "return_std": ("", "standard deviation of the returns of the policies tried (ars)"),
+    "replay_size": ("decisions", "decisions in the replay buffer"),
+    "warmup_left": ("decisions", "decisions until the first update of an off-policy algorithm"),
 }
 # Name -> (unit, meaning) of what gymcast's own trainer sends in a reading's ``extra``.
 EXTRA_METRICS = {
     "timesteps": ("decisions", "decisions taken so far, all lanes together"),
-    "epoch": ("updates", "rounds of collecting and learning so far; of value-based algorithms gradient steps"),
+    "epoch": ("updates", "rounds of collecting and learning so far; of off-policy algorithms gradient steps"),
     "samples_per_second": ("decisions/s", "decisions per second of training over about the last ten seconds"),
     "game_seconds_per_second": ("s/s", "game seconds simulated per second of training, all lanes together"),
     "episodes_per_minute": ("1/min", "episodes finished per minute of training"),
@@ -54,16 +86,20 @@ EXTRA_METRICS = {
     "explained_variance": ("", "share of the returns' variance the critic explains; 1 is perfect, 0 a constant"),
     "approx_kl": ("nats", "approximate divergence between the policies before and after the last update"),
     "clip_fraction": ("share", "share of samples whose probability ratio was clipped in the last update"),
+    "worst_reward": ("", "lowest return of any episode so far"),
     "wins": ("episodes", "training episodes won so far"),
     "losses": ("episodes", "training episodes lost so far"),
     "draws": ("episodes", "training episodes drawn so far"),
+    "worker_restarts": ("restarts", "worker processes started again so far, when there are any"),
+    "episodes_failed": ("episodes", "episodes cut short because their worker failed; they count in no other metric"),
     "pace": ("s/s", "game seconds of each lane per second over about the last ten seconds, when a speed is asked for"),
     "pace_lag": ("s", "time by which the game is behind the speed asked for, since this process began"),
+    **METRICS_OF_SOME,
 }
 _GRAPHS = {
     "reward_progress": ("Reward", "return per episode", ("average_reward", "best_reward")),
     "win_rate": ("Win rate", "percent of recent episodes", ("win_rate",)),
-    "losses": ("Losses", "loss", ("policy_loss", "value_loss")),
+    "losses": ("Losses", "loss", ("policy_loss", "value_loss", "actor_loss", "critic_loss")),
     "speed": ("Speed", "decisions per second", ("samples_per_second",)),
 }
 
@@ -213,6 +249,7 @@ class MetricsBroadcastCallback(BaseCallback):
         game_seconds = None if per_step is None or samples is None else samples * per_step
         extra: dict[str, float | None] = {
             "timesteps": progress.timesteps,
+            "worst_reward": stats.worst_return,
             "epoch": self._epoch(),
             "samples_per_second": samples,
             "episodes_per_minute": None if episodes is None else 60.0 * episodes,
@@ -222,6 +259,10 @@ class MetricsBroadcastCallback(BaseCallback):
             extra["game_seconds_per_second"] = game_seconds
         if stats.win_rate is not None:
             extra.update(wins=stats.wins, losses=stats.losses, draws=stats.draws)
+        if isinstance(self.training_env.unwrapped, GymcastSubprocVecEnv):
+            extra.update(worker_restarts=stats.restarts, episodes_failed=stats.failed)
+        if isinstance(self.model, OffPolicyAlgorithm):
+            extra.update(_replay_facts(self.model))
         if progress.pacer is not None:
             extra.update(pace=progress.pacer.rate, pace_lag=progress.pacer.lag)
         return TrainingMetricsData(
@@ -233,7 +274,7 @@ class MetricsBroadcastCallback(BaseCallback):
             episode_length=stats.last_length,
             win_rate=stats.win_rate,
             loss_value=self._losses.get("loss"),
-            learning_rate=float(self.model.policy.optimizer.param_groups[0]["lr"]),
+            learning_rate=float(self.model.lr_schedule(max(0.0, self.model._current_progress_remaining))),
             epsilon=getattr(self.model, "exploration_rate", None),
             model_generation=self._generation,
             algorithm=self._algorithm,
@@ -287,3 +328,9 @@ class MetricsBroadcastCallback(BaseCallback):
                     )
                 )
         self._points.clear()
+
+
+def _replay_facts(model: OffPolicyAlgorithm) -> dict[str, float]:
+    buffer = model.replay_buffer
+    held = 0 if buffer is None else buffer.size() * model.n_envs
+    return {"replay_size": held, "warmup_left": max(0, model.learning_starts - model.num_timesteps)}

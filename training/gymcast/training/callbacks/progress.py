@@ -26,14 +26,21 @@ class EpisodeStats:
     """Counts and recent averages of finished episodes.
 
     Works with any vector environment: ``infos[lane]["episode"]`` (gymcast, ``Monitor``, ``VecMonitor``) is used where
-    it exists, otherwise rewards are summed here. A win is ``outcome`` > 0 or ``is_success``.
+    it exists, otherwise rewards are summed here. A win is ``outcome`` > 0 or ``is_success``. An episode that ended
+    because its worker process failed (``worker_restarted``) counts in ``failed`` only.
     """
 
     def __init__(self) -> None:
         self.episodes = 0
+        self.failed = 0
+        self.restarts = 0
+        """Worker processes that were started again."""
         self.wins = self.losses = self.draws = 0
         self.last_return: float | None = None
         self.best_return: float | None = None
+        self.worst_return: float | None = None
+        self.reports: list[tuple[int, float, int, int | None]] | None = None
+        """Number, return, length and sign of the outcome of each new episode, for who asks for them; else ``None``."""
         self.last_length: int | None = None
         self._returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._lengths: deque[int] = deque(maxlen=RECENT_EPISODES)
@@ -55,12 +62,16 @@ class EpisodeStats:
         self._running_length[ended] = 0
 
     def _finish(self, info: dict[str, Any], summed: float, counted: int) -> None:
+        if info.get("worker_restarted"):
+            self.failed += 1
+            return
         monitored = info.get("episode")
         value = float(monitored["r"]) if monitored is not None else summed
         length = int(monitored["l"]) if monitored is not None else counted
         self.episodes += 1
         self.last_return, self.last_length = value, length
         self.best_return = value if self.best_return is None else max(self.best_return, value)
+        self.worst_return = value if self.worst_return is None else min(self.worst_return, value)
         self._returns.append(value)
         self._lengths.append(length)
         outcome = info.get("outcome")
@@ -71,6 +82,9 @@ class EpisodeStats:
             self.losses += outcome < 0
             self.draws += outcome == 0
             self._won.append(outcome > 0)
+        if self.reports is not None:
+            sign = None if outcome is None else (outcome > 0) - (outcome < 0)
+            self.reports.append((self.episodes, value, length, sign))
 
     @property
     def mean_return(self) -> float | None:
@@ -107,9 +121,12 @@ class EpisodeStats:
         """Everything about finished episodes as JSON values, for a checkpoint."""
         return {
             "episodes": self.episodes,
+            "failed": self.failed,
+            "restarts": self.restarts,
             "outcomes": [self.wins, self.losses, self.draws],
             "last_return": self.last_return,
             "best_return": self.best_return,
+            "worst_return": self.worst_return,
             "last_length": self.last_length,
             "returns": list(self._returns),
             "lengths": list(self._lengths),
@@ -119,8 +136,10 @@ class EpisodeStats:
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`to_state` returned."""
         self.episodes = state["episodes"]
+        self.failed, self.restarts = state.get("failed", 0), state.get("restarts", 0)
         self.wins, self.losses, self.draws = state["outcomes"]
         self.last_return, self.best_return = state["last_return"], state["best_return"]
+        self.worst_return = state.get("worst_return")  # checkpoints of the first format have none
         self.last_length = state["last_length"]
         self._returns.extend(state["returns"])
         self._lengths.extend(state["lengths"])
