@@ -11,6 +11,7 @@ from playwright.async_api import Page, expect
 
 from gymcast.server import RunningServer
 from gymcast.training.config import TrainingConfig
+from gymcast.training.run_folder import Orders
 
 from .conftest import NewProducer, OpenPage
 
@@ -47,10 +48,10 @@ async def test_watching_a_training(
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(config.to_yaml())
+    Orders(session_id, server.url).write(run_dir)
     page = await open_page(server.url, height=2600)
     worker = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gymcast.training.worker", "--run-dir", str(run_dir)),
-        *("--server", server.url, "--session", session_id),
     )
     try:
         await until(page, f"{POINTS} >= 3", 90)

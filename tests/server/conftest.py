@@ -1,7 +1,12 @@
-"""A real server on a real socket with a real SQLite file, and a real client."""
+"""A real server on a real socket with a real database, and a real client.
+
+The database is a SQLite file. Tests that ask for ``database_url`` as well run on SQLite and on PostgreSQL, and with
+GYMCAST_TEST_DATABASE=postgresql all run on PostgreSQL.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +23,22 @@ NewSession = Callable[..., Awaitable[str]]
 
 def server_config(tmp_path: Path, **more: Any) -> ServerConfig:
     """Settings of a server in a test's own folder, on any free port."""
-    return ServerConfig(port=0, database={"url": f"sqlite:///{tmp_path / 'server.db'}"}, **more)
+    return ServerConfig(port=0, **{"database": {"url": f"sqlite:///{tmp_path / 'server.db'}"}, **more})
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
-    async with running_server(server_config(tmp_path)) as running:
+def server_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of the server's database."""
+    named = "postgres_url" if os.environ.get("GYMCAST_TEST_DATABASE") == "postgresql" else None
+    if "database_url" in request.fixturenames:
+        named = "database_url"
+    url: str = request.getfixturevalue(named) if named else f"sqlite:///{tmp_path / 'server.db'}"
+    return url
+
+
+@pytest.fixture
+async def server(tmp_path: Path, server_database: str) -> AsyncIterator[RunningServer]:
+    async with running_server(server_config(tmp_path, database={"url": server_database})) as running:
         yield running
 
 

@@ -64,6 +64,18 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_what_an_environment_can_be_trained_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["envs", "show", "Pendulum-v1"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "preset pendulum, 4 lanes, until a mean return of -200 algorithm sac: the preset names it" in text
+    assert "others that fit ppo, recurrent_ppo, a2c, trpo, td3, ars" in text
+    assert "not dqn, qrdqn: actions would have to be Discrete" in text
+    assert cli.run(["envs", "show", "Blackjack-v1", "--json"]) == 0
+    training = json.loads(capsys.readouterr().out)["training"]
+    assert training["preset"] == "blackjack" and training["wrappers"] == ["FlattenObservation"]
+    assert "ars" in training["algorithms"] and training["not"]["maskable_ppo"] == "needs action_masks()"
+
+
 @pytest.mark.parametrize("command", ["", "train", "serve", "watch", "evaluate", "replay", "sessions", "envs"])
 def test_help_names_every_option_and_ends_well(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*command.split(), "--help"]) == 0
@@ -156,6 +168,17 @@ def test_underscores_and_hyphens_are_the_same(tmp_path: Path, monkeypatch: pytes
     assert hyphens == underscores
 
 
+def test_envs_that_are_no_batches_are_listed_and_tell_of_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["envs", "list"]) == 0
+    assert "gymcast/Vault-v0" in capsys.readouterr().out
+    assert cli.run(["envs", "show", "vault"]) == 0
+    shown = capsys.readouterr().out
+    assert "Discrete(4)" in shown and "## Rewards" in shown and "gymcast train gymcast/Vault-v0" in shown
+    assert cli.run(["envs", "show", "CartPole-v1", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["action_space"] == "Discrete(2)" and "pole" in facts["description"]
+
+
 def test_envs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["envs", "list", "--json"]) == 0
     (archers,) = [game for game in json.loads(capsys.readouterr().out) if game["name"] == "archers"]
@@ -168,7 +191,7 @@ def test_values_become_settings(tmp_path: Path) -> None:
     assert values == {"hyperparameters": {"n_steps": 64}, "network": {"hidden": [32, 16]}, "seed": None}
     plan = plan_of(tmp_path / "runs", values={**values, "max_minutes": 2.0})
     assert plan.config.hyperparameters["n_steps"] == 64
-    assert plan.config.hyperparameters["gamma"] == 0.99  # of the preset
+    assert plan.config.hyperparameters["gamma"] == 0.98  # of the preset
     assert plan.config.network.hidden == (32, 16)
     assert plan.config.max_minutes == 2.0
     assert plan.config.total_timesteps is None  # naming one limit replaces the preset's

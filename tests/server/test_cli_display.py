@@ -111,6 +111,13 @@ def test_the_panel_always_has_the_address_and_every_fact_that_is_known(view: Run
     assert "episodes/min" not in text  # not reported, so not shown
 
 
+def test_losses_of_actor_and_critic_are_shown_where_there_are_such(view: RunView) -> None:
+    reading = metrics(None)
+    reading.extra.update({"actor_loss": -12.5, "critic_loss": 0.75})
+    tell(view, reading)
+    assert "actor loss" in shown(view) and "critic loss 0.750" in view.plain_line() and "-12.500" in view.plain_line()
+
+
 def test_a_game_without_a_winner_shows_no_win_rate(view: RunView) -> None:
     tell(view, metrics(None), metrics(None))
     assert "win rate" not in shown(view)
@@ -144,7 +151,7 @@ async def test_a_database_that_refuses_to_store_is_told_in_the_terminal(view: Ru
         logging.getLogger("gymcast.training.storage").removeHandler(trouble)
         await storage.close()
     (told,) = view.warnings
-    assert told.startswith("the database does not keep what happens now: a transaction failed: ")
+    assert told.startswith("the database does not keep what happens now: a group of writes (1) failed: ")
     assert "\n" not in told
 
 

@@ -13,12 +13,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
 from gymcast.envs import EpisodeLog, Replay, verify_replay
+from gymcast.envs.foreign_make import EnvExtras
 from gymcast.server import cli
 from gymcast.server.cli_errors import UserError
 from gymcast.training import Trainer, TrainingConfig
@@ -43,6 +45,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gymcast(runs: Path, *arguments: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
     assert cli.run(["replay", *arguments, "--runs-dir", str(runs)]) == code
     return capsys.readouterr().out
+
+
+def test_a_replay_of_a_package_is_played_with_that_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = "import gymnasium\ngymnasium.register('Theirs-v0', 'gymnasium.envs.toy_text:FrozenLakeEnv')\n"
+    (tmp_path / "theirs_for_replays.py").write_text(package)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    actions = np.zeros((1, 1, 1), np.uint8)
+    path = tmp_path / "one.replay"
+    extras = EnvExtras(("theirs_for_replays",))
+    path.write_bytes(Replay("Theirs-v0", 0, {}, 1, 0, actions, {"length": 1, "return": 0.0}, extras).to_bytes())
+    with pytest.raises(UserError, match="--gym-packages theirs_for_replays"):
+        cli.run(["replay", "verify", str(path)])
+    assert cli.run(["replay", "verify", str(path), "--gym-packages", "theirs_for_replays"]) == 0
+    assert "1 decisions of Theirs-v0" in capsys.readouterr().out
+    gymnasium.registry.pop("Theirs-v0")
 
 
 def test_list_shows_selects_and_orders(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

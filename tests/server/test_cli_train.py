@@ -64,7 +64,7 @@ def test_options_become_settings_of_the_run(trained: tuple[Path, list[dict[str, 
         "schedule": "cosine", "start": 0.002, "end": 0.0, "warmup": 0.25
     }  # fmt: skip
     assert settings["hyperparameters"]["batch_size"] == 32
-    assert settings["hyperparameters"]["n_epochs"] == 10  # of the preset
+    assert settings["hyperparameters"]["n_epochs"] == 20  # of the preset
 
 
 def test_a_finished_run_asks_how_much_more(trained: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -102,7 +102,7 @@ def test_resume_goes_on_in_the_same_session(trained: tuple[Path, list[dict[str, 
 def test_settings_that_only_the_algorithm_can_check_are_bad_input_too(tmp_path: Path) -> None:
     done = gymcast(tmp_path, "train", "CartPole-v1", "--algorithm", "maskable_ppo", "--port", "auto", "--quiet")
     assert done.returncode == 2
-    assert "algorithm: CartPole-v1 has no action_masks(); use ppo instead" in done.stdout
+    assert "algorithm: maskable_ppo needs action_masks(), which the environment does not have;" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -138,7 +138,7 @@ def test_a_target_ends_the_training_which_is_watched_in_the_browser(
         )
     )[-1]  # fmt: skip
     assert (last["status"], last["reason"]) == ("completed", "target_reward reached")
-    assert 100 <= last["episodes"] < 400 and last["timesteps"] < 20_000
+    assert 100 <= last["episodes"] < 400 and last["timesteps"] < 40_000
     assert opened.read_text().strip() == last["page"]
 
 

@@ -193,7 +193,7 @@ async def test_client_that_leaves_in_its_body_harms_nobody(
         ("GET", "/static/" + "a" * 3000, 404, None),
         ("DELETE", SESSIONS, 405, "GET,HEAD,POST"),
         ("PATCH", f"{SESSIONS}/x", 405, "DELETE,GET,HEAD,PUT"),
-        ("GET", f"{SESSIONS}/x/metrics", 405, "POST"),
+        ("DELETE", f"{SESSIONS}/x/metrics", 405, "GET,HEAD,POST"),
         ("POST", "/health", 405, "GET,HEAD"),
         ("GET", "/ws/nobody", 426, None),
     ],

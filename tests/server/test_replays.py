@@ -160,8 +160,8 @@ async def test_what_cannot_be_played_is_refused_with_the_reason(
     cases = {
         "version": (dataclasses.replace(replay, version=9).to_bytes(), "version 9, the game here is version 0"),
         "rubbish": (b"rubbish", "not a gymcast replay"),
-        "foreign": (dataclasses.replace(replay, env_id="CartPole-v1").to_bytes(), "no built-in game"),
-        "module": (dataclasses.replace(replay, env_id="antigravity:Env-v0").to_bytes(), "no built-in game"),
+        "foreign": (dataclasses.replace(replay, env_id="CartPole-v1").to_bytes(), "that this server runs"),
+        "module": (dataclasses.replace(replay, env_id="antigravity:Env-v0").to_bytes(), "that this server runs"),
     }
     for name, (content, reason) in cases.items():
         await store(client, session_id, name, content)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,17 @@ import aiohttp
 import pytest
 
 from gymcast.server import RunningServer, running_server
-from gymcast.training.config import TrainingConfig
-from gymcast.training.storage import SessionRecord, Storage
+from gymcast.training.config import ResourceLimits
+from gymcast.training.sessions import SESSION_METRICS, SessionManager
 
+from ..managed import until
 from ..reference_examples import DECISION, GRAPH
 from .conftest import NewSession, event, expect_problem, external, metrics, server_config
 
 SESSIONS = "/api/training/sessions"
 
 
+@pytest.mark.usefixtures("database_url")
 async def test_create_read_list_update_delete(client: aiohttp.ClientSession) -> None:
     async with client.post(SESSIONS, json=external(room_code="TR123456")) as answer:
         assert answer.status == 201
@@ -59,6 +63,7 @@ async def test_create_read_list_update_delete(client: aiohttp.ClientSession) -> 
         await expect_problem(answer, 404, "not-found")
 
 
+@pytest.mark.usefixtures("database_url")
 async def test_list_is_newest_first_and_pages_without_gaps(
     client: aiohttp.ClientSession, new_session: NewSession
 ) -> None:
@@ -105,6 +110,7 @@ async def test_etag_and_preconditions(client: aiohttp.ClientSession, new_session
         assert answer.status == 204
 
 
+@pytest.mark.usefixtures("database_url")
 async def test_idempotency_key(client: aiohttp.ClientSession) -> None:
     headers = {"Idempotency-Key": "k-1"}
     ids = set()
@@ -146,6 +152,7 @@ async def test_metrics_take_one_or_a_list(client: aiohttp.ClientSession, new_ses
         assert document["errors"][0]["pointer"] == pointer
 
 
+@pytest.mark.usefixtures("database_url")
 async def test_numbered_posts_are_stored_once(client: aiohttp.ClientSession, new_session: NewSession) -> None:
     one = f"{SESSIONS}/{await new_session()}"
     for accepted in (2, 0):
@@ -181,6 +188,7 @@ async def test_decisions_and_graphs(client: aiohttp.ClientSession, new_session: 
     assert history["metrics_data"] == []
 
 
+@pytest.mark.usefixtures("database_url")
 async def test_events_report_everything_and_carry_the_wish_back(
     client: aiohttp.ClientSession, new_session: NewSession
 ) -> None:
@@ -259,6 +267,7 @@ async def test_late_status_does_not_undo_an_end(client: aiohttp.ClientSession, n
     assert (info["status"], info["phase"], info["timesteps"], info["eta_seconds"]) == ("cancelled", "", 5, None)
 
 
+@pytest.mark.usefixtures("database_url")
 async def test_history_in_buckets_and_raw_pages(client: aiohttp.ClientSession, new_session: NewSession) -> None:
     one = f"{SESSIONS}/{await new_session()}"
     readings = [
@@ -344,65 +353,61 @@ async def test_unknown_session_is_404(client: aiohttp.ClientSession, action: str
         await expect_problem(answer, 404, "not-found")
 
 
-class RecordingManager:
-    """A session manager of the smallest kind: it queues in the database and starts nothing."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-        self.calls: list[tuple[str, str]] = []
-
-    async def create_session(
-        self, config: TrainingConfig, *, priority: int = 0, enable_spectators: bool | None = None
-    ) -> SessionRecord:
-        if config.parallel_episodes > 1000:
-            raise ValueError("parallel_episodes: at most 1000")
-        return await self.storage.create_session(
-            kind="managed",
-            algorithm=config.algorithm,
-            env_id=config.env_id,
-            config=config.model_dump(mode="json"),
-            priority=priority,
-            status="starting",
-        )
-
-    async def stop_session(self, session_id: str, *, urgent: bool = False, reason: str | None = None) -> SessionRecord:
-        self.calls.append(("stop", session_id))
-        return await self.storage.update_session(session_id, desired="stopping")
-
-    async def pause_session(self, session_id: str) -> SessionRecord:
-        self.calls.append(("pause", session_id))
-        return await self.storage.update_session(session_id, desired="paused")
-
-    async def resume_session(self, session_id: str) -> SessionRecord:
-        self.calls.append(("resume", session_id))
-        return await self.storage.update_session(session_id, desired="running")
-
-    def manages(self, session_id: str) -> bool:
-        return True
+@asynccontextmanager
+async def with_manager(server: RunningServer, folder: Path) -> AsyncIterator[SessionManager]:
+    """A server that runs trainings."""
+    limits = ResourceLimits(max_parallel_episodes_per_session=1000)
+    async with SessionManager(resource_limits=limits, storage=server.storage, runs_dir=folder / "runs") as manager:
+        server.manager = manager
+        yield manager
+        server.manager = None
 
 
-async def test_managed_session_goes_to_the_manager(server: RunningServer, client: aiohttp.ClientSession) -> None:
-    body = {"config": {"envId": "CartPole-v1", "maxEpisodes": 500}, "priority": 3}
+async def test_managed_session_goes_to_the_manager(
+    server: RunningServer, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    body = {"config": {"envId": "CartPole-v1", "totalTimesteps": 10**12, "parallelEpisodes": 2}, "priority": 3}
     async with client.post(SESSIONS, json=body) as answer:
         document = await expect_problem(answer, 503, "not-managed")
     assert "gymcast serve" in document["detail"]
-    manager = RecordingManager(server.storage)
-    server.manager = manager
-    async with client.post(SESSIONS, json=body) as answer:
-        assert answer.status == 201, await answer.text()
-        made = await answer.json()
-    assert (made["kind"], made["priority"], made["config"]["max_episodes"]) == ("managed", 3, 500)
-    one = f"{SESSIONS}/{made['session_id']}"
-    async with client.put(one, json={"status": "paused", "priority": 9}) as answer:
-        assert (await answer.json())["priority"] == 9
-    for action in ("resume", "stop"):
-        async with client.post(f"{one}/{action}") as answer:
+    async with with_manager(server, tmp_path) as manager:
+        async with client.post(SESSIONS, json=body) as answer:
+            assert answer.status == 201, await answer.text()
+            made = await answer.json()
+        assert (made["kind"], made["priority"], made["config"]["total_timesteps"]) == ("managed", 3, 10**12)
+        one = f"{SESSIONS}/{made['session_id']}"
+        async with client.delete(one) as answer:
+            assert "stop it first" in (await expect_problem(answer, 409))["detail"]
+        await until(manager, made["session_id"], "running")
+        async with client.put(one, json={"status": "paused", "priority": 9}) as answer:
+            assert (await answer.json())["priority"] == 9
+        await until(manager, made["session_id"], "paused")
+        async with client.put(one, json={"status": "queued"}) as answer:
+            await expect_problem(answer, 409)
+        async with client.post(f"{one}/resume") as answer:
             assert answer.status == 200
-    assert [name for name, _ in manager.calls] == ["pause", "resume", "stop"]
-    async with client.put(one, json={"status": "queued"}) as answer:
-        await expect_problem(answer, 409)
-    async with client.delete(one) as answer:
-        assert "stop it first" in (await expect_problem(answer, 409))["detail"]
+        await until(manager, made["session_id"], "running")
+        async with client.get(f"{one}/metrics") as answer:
+            assert set((await answer.json())["metrics"]) == set(SESSION_METRICS)
+        async with client.get("/api/system/status") as answer:
+            status = await answer.json()
+        assert (status["metrics"]["active_sessions"], status["queue_length"]) == (1, 0)
+        assert status["limits"]["max_parallel_episodes_per_session"] == 1000
+        async with client.post(f"{one}/stop") as answer:
+            assert (await answer.json())["status"] == "stopping"
+        assert (await manager.wait(made["session_id"])).status == "cancelled"
+        async with client.post(f"{one}/stop") as answer:
+            assert "it has ended" in (await expect_problem(answer, 409))["detail"]
+        async with client.get(f"{one}/checkpoints") as answer:
+            assert len((await answer.json())["checkpoints"]) >= 2  # of the pause and of the stop
+        async with client.get(f"{one}/logs?limit=2") as answer:
+            newest = await answer.json()
+        assert len(newest["logs"]) == 2 and newest["logs"][0]["offset"] > newest["logs"][1]["offset"]
+        async with client.get(f"{one}/logs?cursor={newest['next_cursor']}") as answer:
+            older = (await answer.json())["logs"]
+        assert older[0]["offset"] < newest["logs"][1]["offset"] and older[-1]["message"].startswith("training CartPole")
+        async with client.get(f"{one}/logs?cursor=x") as answer:
+            await expect_problem(answer, 400, "bad-cursor")
 
 
 @pytest.mark.parametrize(
@@ -415,13 +420,18 @@ async def test_managed_session_goes_to_the_manager(server: RunningServer, client
         ({"env_id": "CartPole-v1", "spedMultiplier": 10}, "/config/spedMultiplier"),
         ({"env_id": 5}, "/config/env_id"),
         ({"env_id": "CartPole-v1", "parallel_episodes": 2000}, "/config"),
+        # A request names no code: it would be run.
+        ({"env_id": "CartPole-v1", "gymPackages": ["antigravity"]}, "/config/gym_packages"),
+        ({"env_id": "antigravity:CartPole-v1"}, "/config/gym_packages"),
+        ({"env_id": "CartPole-v1", "wrappers": ["antigravity:fly"]}, "/config/wrappers/0"),
+        ({"env_id": "CartPole-v1", "wrappers": ["RecordVideo"]}, "/config/wrappers/0/name"),
+        ({"env_id": "archers", "frame_stack": 4}, "/config/frame_stack"),
     ],
 )
 async def test_bad_training_configs_name_the_field(
-    server: RunningServer, client: aiohttp.ClientSession, config: dict[str, Any], pointer: str
+    server: RunningServer, client: aiohttp.ClientSession, config: dict[str, Any], pointer: str, tmp_path: Path
 ) -> None:
-    server.manager = RecordingManager(server.storage)
-    async with client.post(SESSIONS, json={"config": config}) as answer:
+    async with with_manager(server, tmp_path), client.post(SESSIONS, json={"config": config}) as answer:
         document = await expect_problem(answer, 422)
     assert pointer in [error["pointer"] for error in document["errors"]], document
 

@@ -17,11 +17,12 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from gymcast.training.storage import Committed, Storage
+from gymcast.training.sessions import SessionManager
+from gymcast.training.storage import Committed, Storage, StorageError
 
 from .config import ServerConfig
 from .guard import add_headers, errors, origins
-from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Manager, Services
+from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Services
 from .hub import Hub
 from .messages import CLOSE_SHUTDOWN, outgoing
 from .routes import add_routes
@@ -49,10 +50,10 @@ class PortTakenError(OSError):
         return str(self.strerror)
 
 
-def create_app(config: ServerConfig | None = None, *, manager: Manager | None = None) -> web.Application:
+def create_app(config: ServerConfig | None = None) -> web.Application:
     """The application for ``config``. Raises :class:`ServerConfigError` for settings it cannot run with.
 
-    With a ``manager`` it takes managed sessions; without one it answers them with 503 and says what to do.
+    It answers managed sessions with 503 and says what to do, until :attr:`RunningServer.manager` is set.
     """
     config = config or ServerConfig()
     config.check_startable()
@@ -63,7 +64,6 @@ def create_app(config: ServerConfig | None = None, *, manager: Manager | None = 
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         async with _services(config) as services:
-            services.manager = manager
             app[SERVICES] = services
             yield
 
@@ -90,7 +90,7 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
         services = Services(config, storage, hub, time.monotonic())
         stack.push_async_callback(services.frames.close)
         stack.callback(storage.listen(_fan_out(services)))
-        sweeper = asyncio.create_task(_sweep(hub, config.performance.cleanup_interval_seconds))
+        sweeper = asyncio.create_task(_sweep(services))
         stack.push_async_callback(_cancel, sweeper)
         yield services
 
@@ -109,15 +109,20 @@ def _fan_out(services: Services) -> Callable[[Committed], None]:
                 kind, key, data = message
                 hub.publish(committed.session_id, kind, data, key=key, ts=event.ts)
         if committed.session_changed:
-            hub.publish(committed.session_id, "training_status", services.info(committed.session))
+            hub.publish(committed.session_id, "training_status", services.info(committed.session.to_json()))
 
     return tell
 
 
-async def _sweep(hub: Hub, seconds: float) -> None:
+async def _sweep(services: Services) -> None:
+    settings = services.config.performance
     while True:
-        await asyncio.sleep(seconds)
-        hub.sweep()
+        await asyncio.sleep(settings.cleanup_interval_seconds)
+        services.hub.sweep()
+        try:
+            await services.storage.clean_up(settings.metrics_history_size)
+        except StorageError as error:
+            log.warning("the clean-up of old data has to wait: %s", error)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -146,13 +151,13 @@ class RunningServer:
         return self.services.hub
 
     @property
-    def manager(self) -> Manager | None:
-        """Who runs managed sessions; may be set once the server listens, since a manager needs its address."""
-        return self.services.manager
+    def manager(self) -> SessionManager | None:
+        """Who runs managed sessions; set once the server listens, since a manager uses the server's storage."""
+        return self.services.api.manager
 
     @manager.setter
-    def manager(self, manager: Manager | None) -> None:
-        self.services.manager = manager
+    def manager(self, manager: SessionManager | None) -> None:
+        self.services.api.manager = manager
 
     async def subscribe(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
         """Live messages of a session as ``{type, seq, ts, data}``, until the session is deleted or the server ends."""
@@ -196,16 +201,14 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def running_server(
-    config: ServerConfig | None = None, *, manager: Manager | None = None
-) -> AsyncIterator[RunningServer]:
+async def running_server(config: ServerConfig | None = None) -> AsyncIterator[RunningServer]:
     """A server for the length of the context, in the running event loop. Port 0 takes any free port.
 
     Raises :class:`PortTakenError`, :class:`ServerConfigError`, ``StorageUnavailableError``. At the end viewers are told
     (close code 1001), requests at work are answered, and what they stored is committed.
     """
     config = config or ServerConfig()
-    app = create_app(config, manager=manager)
+    app = create_app(config)
     listener = bind(config.host, config.port)
     runner = web.AppRunner(
         app,
@@ -229,7 +232,6 @@ async def running_server(
 async def run_server(
     config: ServerConfig | None = None,
     *,
-    manager: Manager | None = None,
     started: Callable[[RunningServer], None] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; returns the signal's number. ``started`` is called once the server listens."""
@@ -240,7 +242,7 @@ async def run_server(
         if not ended.done():
             ended.set_result(number)
 
-    async with running_server(config, manager=manager) as server:
+    async with running_server(config) as server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end, number)
         try:

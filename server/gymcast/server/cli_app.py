@@ -8,11 +8,13 @@ import typer
 
 from gymcast.server import (
     cli_envs,
+    cli_episodes,
     cli_evaluate,
     cli_export,
     cli_replay,
     cli_serve,
     cli_sessions,
+    cli_submit,
     cli_train,
     cli_verify_resume,
     cli_verify_speed,
@@ -62,9 +64,11 @@ app.command("train", epilog=cli_train.EPILOG)(cli_train.train)
 app.command("serve", epilog=cli_serve.EPILOG)(cli_serve.serve)
 app.command("watch", epilog=cli_sessions.WATCH_EPILOG)(cli_sessions.watch)
 app.command("evaluate", epilog=cli_evaluate.EPILOG)(cli_evaluate.evaluate)
+app.command("episodes", epilog=cli_episodes.EPILOG)(cli_episodes.episodes)
 app.command("export", epilog=cli_export.EPILOG)(cli_export.export)
 app.command("verify-resume", epilog=cli_verify_resume.EPILOG)(cli_verify_resume.verify_resume)
 app.command("verify-speed", epilog=cli_verify_speed.EPILOG)(cli_verify_speed.verify_speed)
 app.add_typer(cli_replay.app, name="replay")
+cli_sessions.app.command("submit", epilog=cli_submit.EPILOG)(cli_submit.submit)
 app.add_typer(cli_sessions.app, name="sessions")
 app.add_typer(cli_envs.app, name="envs")

@@ -19,18 +19,23 @@ _PORTS_TRIED: Final = 50
 
 @asynccontextmanager
 async def serving(
-    config: ServerConfig, *, runs_dir: Path, limits: ResourceLimits | None = None, any_port: bool = False
+    config: ServerConfig,
+    *,
+    runs_dir: Path,
+    limits: ResourceLimits | None = None,
+    any_port: bool = False,
+    keep_sessions: bool = False,
 ) -> AsyncIterator[tuple[RunningServer, SessionManager]]:
     """The server and its manager, running. ``any_port`` takes the first free port from ``config.port`` on.
 
-    Leaving stops every session with a checkpoint, then closes the server. Raises :class:`UserError` when the port is
-    taken.
+    Leaving stops every session with a checkpoint, then closes the server; with ``keep_sessions`` the next server goes
+    on with them. Raises :class:`UserError` when the port is taken.
     """
     for _ in range(_PORTS_TRIED):
         try:
             async with running_server(config) as server:
                 async with SessionManager(
-                    server.storage, runs_dir=runs_dir, server_url=server.url, limits=limits
+                    resource_limits=limits, storage=server.storage, runs_dir=runs_dir, keep_sessions=keep_sessions
                 ) as manager:
                     server.manager = manager
                     yield server, manager
@@ -52,15 +57,13 @@ def _port_taken(taken: PortTakenError) -> str:
 
 
 @contextmanager
-def failures_explained(runs_dir: Path) -> Iterator[None]:
+def failures_explained() -> Iterator[None]:
     """Turn what the machine refuses (a database, a folder, a full disk) into a :class:`UserError`."""
     try:
         yield
     except StorageError as error:
-        # What the database driver itself says, such as "database or disk is full", is for people on this machine.
-        cause = getattr(error.__cause__, "orig", None)
-        reason = f" ({cause})" if cause is not None and str(cause) not in str(error) else ""
-        raise UserError(f"the database of {runs_dir}/ cannot be used: {error}{reason}", EXIT_FAILED) from None
+        # The text holds what the database itself says, such as "database or disk is full", but no password.
+        raise UserError(f"the database cannot be used: {error}", EXIT_FAILED) from None
     except ServerConfigError as error:
         raise UserError(describe_settings(error)) from None
     except BrokenPipeError:

@@ -76,9 +76,10 @@ def evaluate(
                 games,
                 seed=seed,
                 deterministic=deterministic,
-                masked=config.algorithm == "maskable_ppo",
+                masked=config.spec.masked,
                 normalize=None if normalise is None else normalise.normalize_obs,
                 options=config.env_kwargs,
+                extras=config.extras,
             ).as_event()
             found.append(result)
             if as_json:

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import yaml
 
+from gymcast.server.cli_environment import environment_settings, import_packages
 from gymcast.server.cli_errors import UserError, did_you_mean
 from gymcast.server.cli_paths import CONFIG_FILE
 from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.env_settings import problems_of_environment
 
 DEFAULT_PORT: Final = 8000
 
@@ -45,6 +47,11 @@ _RESUMABLE: Final = (
     "footage_seconds",
     "metrics_hz",
     "auto_cleanup",
+    "workers",
+    "worker_start_method",
+    "step_timeout",
+    "max_restarts",
+    "max_restarts_per_minute",
 )
 
 
@@ -149,8 +156,11 @@ def _new_config(game: str | None, values: Mapping[str, Any], config_file: Path |
         raise UserError("which game? For example: gymcast train archers    (gymcast envs list shows all)")
     if not isinstance(wanted, str):
         raise UserError(f"env_id in {config_file} is {wanted!r}; a game's name or a Gymnasium id is needed")
-    env_id = resolve_game(wanted)
     settings = merge(from_file, values)
+    wanted, more = environment_settings(wanted, settings.get("gym_packages"), (), None)
+    settings |= more
+    import_packages(settings)
+    env_id = resolve_game(str(wanted))
     problems = game_problems(env_id, settings)
     try:
         config = TrainingConfig.for_env(env_id, **settings)
@@ -171,6 +181,7 @@ def _config_to_resume(
         config = TrainingConfig.from_yaml(folder / CONFIG_FILE)
     except ConfigError as error:
         raise _problems(error.title, error.problems) from None
+    import_packages({"gym_packages": config.gym_packages})
     if game is not None and resolve_game(game) != config.env_id:
         raise UserError(f"{folder} trains {config.env_id}, not {game}; leave the game out when resuming")
     fixed = sorted(set(values) - set(_RESUMABLE))
@@ -252,7 +263,10 @@ def game_problems(env_id: str, settings: Mapping[str, Any]) -> list[tuple[str, s
     options, opponents = settings.get("env_kwargs", {}), settings.get("evaluation_opponents")
     if spec is None or not isinstance(options, Mapping):
         return []
-    problems = []
+    problems = problems_of_environment(env_id, settings)
+    if settings.get("workers") not in (None, 0, "auto"):
+        text = f"{env_id} runs as one native batch in the training process; leave it out"
+        problems.append(("workers", f"got {settings['workers']!r}, but {text}"))
     for name, value in options.items():
         if name == "opponent" and isinstance(value, str) and Path(value).suffix == ".npz" and Path(value).is_file():
             continue  # a trained policy as the opponent
@@ -328,6 +342,24 @@ def parse_assignments(option: str, pairs: Iterable[str]) -> dict[str, Any]:
         if not equals or not name.strip():
             raise UserError(f"{option} {pair!r} is not of the form name=value")
         values[name.strip().replace("-", "_")] = _parse_value(text.strip())
+    return values
+
+
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """Options of a game: ``name=value``, ``name:value``, or a mapping such as ``{"name": value}``."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        if pair.lstrip().startswith("{"):
+            try:
+                mapping = yaml.safe_load(pair)
+            except yaml.YAMLError:
+                mapping = None
+            if not isinstance(mapping, dict):
+                raise UserError(f"--option {pair!r} is no mapping in JSON or YAML")
+            values |= {str(name).replace("-", "_"): value for name, value in mapping.items()}
+        else:
+            name, colon, value = pair.partition(":")
+            values |= parse_assignments("--option", [f"{name}={value}" if colon and "=" not in name else pair])
     return values
 
 

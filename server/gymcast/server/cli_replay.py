@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from gymcast.server.cli_environment import PackagesOption, import_packages
 from gymcast.server.cli_errors import EXIT_FAILED, UserError, did_you_mean
 from gymcast.server.cli_paths import database_path, database_url
 from gymcast.server.cli_replay_log import (
@@ -135,9 +136,11 @@ def show_replay(
     replay: ReplayArgument,
     runs_dir: RunsOption = Path("runs"),
     moments: Annotated[int, typer.Option(min=0, max=100, help="Moments shown as text, of built-in games.")] = 3,
+    gym_packages: PackagesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what is known about one episode, and a few moments of it."""
+    import_packages({"gym_packages": gym_packages or []})
     known, content = _load(replay, runs_dir)
     facts: dict[str, Any] = {
         **{name: known[name] for name in ("replay_id", "session_id", "lane", "start") if name in known},
@@ -168,11 +171,13 @@ def verify(
     seed: Annotated[
         int | None, typer.Option(min=0, help="With --run: chooses them; drawn when not given.", show_default=False)
     ] = None,
+    gym_packages: PackagesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play an episode (with --run many random ones) again and compare with its record; exit code 1 if any differs."""
     from gymcast.envs import verify_replay
 
+    import_packages({"gym_packages": gym_packages or []})
     if (replay is None) == (run is None):
         raise UserError("say what to verify: an episode, or --run and a run (such as --run latest)")
     if run is not None:
@@ -205,9 +210,11 @@ def export(
     speed: Annotated[float, typer.Option(min=0.1, max=100, help="Of gif and mp4, times the game's own.")] = 1.0,
     moments: Annotated[int, typer.Option(min=1, max=400, help="Images on a png sheet.")] = 12,
     runs_dir: RunsOption = Path("runs"),
+    gym_packages: PackagesOption = None,
 ) -> None:
     """Write an episode as JSON (the scene and its frames, as the page draws them), a PNG sheet, a GIF, an MP4 film
     (needs the extra video), or a replay file."""
+    import_packages({"gym_packages": gym_packages or []})
     chosen = format_ or ("json" if out is None else out.suffix.removeprefix(".").lower())
     _check_choice("--format" if format_ else "--out: the file's ending", chosen, _FORMATS)
     if out is None and chosen != "json":
@@ -272,7 +279,7 @@ async def _all_replays(storage: Storage, session: str | None) -> list[dict[str, 
         for record in records:
             if session is None or record.session_id.startswith(session):
                 page = await storage.replays(record.session_id, limit=_HOW_MANY_LISTED)
-                found += page.items
+                found += map(dict, page.items)
         if cursor is None:
             return sorted(found, key=lambda row: str(row["timestamp"]), reverse=True)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gymcast.server.cli_environment import import_packages_of
 from gymcast.server.cli_errors import EXIT_FAILED, UserError
 from gymcast.server.cli_plan import find_run
 
@@ -39,6 +40,7 @@ def open_log(run: str, runs_dir: Path) -> RunLog:
     from gymcast.envs.episode_log import FOLDER
 
     folder = find_run(run, runs_dir)
+    import_packages_of(folder)
     log = EpisodeLog(folder / FOLDER)
     if not len(log):
         damage = f" ({'; '.join(log.problems)})" if log.problems else ""

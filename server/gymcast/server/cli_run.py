@@ -21,8 +21,9 @@ from gymcast.server.cli_signals import StopRequests
 from gymcast.server.cli_view import RunView
 from gymcast.server.config import ServerConfig
 from gymcast.server.display import Display, make_display
+from gymcast.training.algorithm_table import AUTO
 from gymcast.training.config import INITIAL_FILE
-from gymcast.training.events import RESUMED, TrainingStatusData
+from gymcast.training.events import CHOSEN, RESUMED, TrainingStatusData
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed
 from gymcast.training.storage import __name__ as storage_package
@@ -44,7 +45,7 @@ def run(plan: TrainPlan) -> int:
     except OSError as error:
         place = error.filename or plan.runs_dir
         raise UserError(f"cannot write to {place}: {error.strerror}; name another folder: --runs-dir") from None
-    with failures_explained(plan.runs_dir):
+    with failures_explained():
         return asyncio.run(_run(plan))
 
 
@@ -77,8 +78,8 @@ async def _run(plan: TrainPlan) -> int:
 async def _train(
     plan: TrainPlan, server: RunningServer, manager: SessionManager, display: Display, stops: StopRequests
 ) -> int:
-    record = await manager.create_session(plan.config, run_dir=plan.run_dir, resume=plan.resume)
-    session_id = record.session_id
+    session_id = await manager.create_session(plan.config, run_dir=plan.run_dir, resume=plan.resume)
+    record = await manager.storage.get_session(session_id)
     view = RunView(
         title=title_of(plan),
         page_url=f"{server.url}/#/session/{session_id}",
@@ -95,7 +96,7 @@ async def _train(
             view.apply(committed)
             for event in committed.events:
                 reason = getattr(event.data, "reason", None) or ""
-                if isinstance(event.data, TrainingStatusData) and reason.startswith(RESUMED):
+                if isinstance(event.data, TrainingStatusData) and reason.startswith((CHOSEN, RESUMED)):
                     display.note(f"{reason[:1].upper()}{reason[1:]}")
 
     unlisten = server.storage.listen(take)
@@ -166,7 +167,7 @@ def title_of(plan: TrainPlan) -> str:
     opponent = config.env_kwargs.get("opponent")
     parts = [
         f"{config.env_id}{f' against {opponent}' if opponent else ''}",
-        config.algorithm,
+        "algorithm by the actions" if config.algorithm == AUTO else config.algorithm,
         f"{config.parallel_episodes:,} lanes",
     ]
     if config.seed is not None:

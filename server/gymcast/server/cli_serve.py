@@ -39,7 +39,11 @@ def serve(
     ] = None,
     database: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Database. Default: gymcast.db in the runs folder.", show_default=False),
+        typer.Option(
+            metavar="URL",
+            help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME. Default: gymcast.db in the runs folder.",
+            show_default=False,
+        ),
     ] = None,
     runs_dir: Annotated[
         Path, typer.Option(envvar="GYMCAST_RUNS", help="Folder of the trainings this server runs.")
@@ -51,7 +55,9 @@ def serve(
 ) -> None:
     """Serve the page, the API and the queue of trainings until Ctrl-C.
 
-    Trainings are started through the API. Ctrl-C or SIGTERM stops them with a checkpoint each.
+    Trainings are started with `gymcast sessions submit` or through the API. Ctrl-C or SIGTERM stops them with a
+    checkpoint each, and the next `gymcast serve` goes on with them. When the server is killed they train on, and the
+    next one takes them over.
     """
     from gymcast.server.cli_embed import describe_settings
     from gymcast.server.cli_plan import parse_port
@@ -97,12 +103,15 @@ def _serve(settings: ServerConfig, runs_dir: Path, limits: ResourceLimits, *, an
 
     async def work() -> int:
         with StopRequests() as stops:
-            async with serving(settings, runs_dir=runs_dir, limits=limits, any_port=any_port) as (server, _manager):
+            async with serving(settings, runs_dir=runs_dir, limits=limits, any_port=any_port, keep_sessions=True) as (
+                server,
+                _manager,
+            ):
                 typer.echo(f"Watch  {server.url}/")
                 sys.stdout.flush()
                 await stops.wait_for_more(0)
-                typer.echo("Stopping: running trainings save a checkpoint first.", err=True)
+                typer.echo("Stopping: running trainings save a checkpoint; the next gymcast serve goes on.", err=True)
             return stops.exit_code
 
-    with failures_explained(runs_dir):
+    with failures_explained():
         return asyncio.run(work())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 import typer
@@ -26,7 +28,10 @@ ServerOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 SessionArgument = Annotated[str, typer.Argument(help="Session id, the start of one, or latest.", show_default=False)]
 
-app = typer.Typer(no_args_is_help=True, help="List, show and stop the sessions of a running server.")
+_ENDED: Final = ("completed", "failed", "cancelled")
+_TAIL_SECONDS: Final = 1.0
+
+app = typer.Typer(no_args_is_help=True, help="Queue, list, follow, pause and stop the sessions of a running server.")
 
 
 def _sessions(server: str, limit: int = 1000) -> list[dict[str, Any]]:
@@ -55,7 +60,7 @@ def find_session(server: str, wanted: str) -> dict[str, Any]:
     raise UserError(f"{server} has no session {wanted!r}{hint}", EXIT_FAILED)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: gymcast sessions list --status queued")
 def list_sessions(
     server: ServerOption = DEFAULT_SERVER,
     status: Annotated[
@@ -64,7 +69,7 @@ def list_sessions(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most, newest first.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List sessions, newest first."""
+    """List sessions, newest first, with the reason why one waits or how it ended."""
     known = [session for session in _sessions(server) if status in (None, session["status"])]
     known = sorted(known, key=lambda session: str(session["session_id"]), reverse=True)[:limit]
     if as_json:
@@ -75,35 +80,44 @@ def list_sessions(
         return
     from gymcast.server.display import make_table, print_table
 
-    table = make_table("session", "trains", "status", "progress", "episodes", "started")
+    table = make_table("session", "trains", "status", "priority", "progress", "episodes", "started", "why")
     for session in known:
         table.add_row(
             str(session["session_id"]),
             str(session.get("env_id") or session.get("training_session_id") or ""),
             str(session["status"]),
+            str(session.get("priority", "")),
             f"{session.get('progress') or 0.0:.0%}",
             f"{session.get('current_episode') or 0:,}",
             str(session.get("start_time") or "-")[5:16].replace("T", " "),
+            str(session.get("wait_reason") or session.get("reason") or "")[:60],
         )
     print_table(table)
 
 
-@app.command("show")
+@app.command("show", epilog="Example: gymcast sessions show latest")
 def show_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
     """Show one session with its newest metrics, evaluations and checkpoints."""
     known = find_session(server, session)
-    base = f"/api/training/sessions/{quote(str(known['session_id']), safe='')}"
+    base = _address(str(known["session_id"]))
     info = request(server, "GET", base)
+    info["metrics"] = request(server, "GET", f"{base}/metrics")["metrics"]
     for part in ("evaluations", "checkpoints"):
         answer = request(server, "GET", f"{base}/{part}?limit=20")
         info[part] = answer.get(part, answer.get("items", [])) if isinstance(answer, dict) else answer
     if as_json:
         typer.echo(json.dumps(info, indent=2))
         return
-    for name in ("session_id", "kind", "env_id", "algorithm", "status", "phase", "reason", "start_time", "end_time"):
+    for name in (
+        *("session_id", "kind", "env_id", "algorithm", "status", "phase", "wait_reason", "reason"),
+        *("priority", "attempts", "start_time", "end_time"),
+    ):
         if info.get(name):
             typer.echo(f"{name:<12}{info[name]}")
     typer.echo(f"{'progress':<12}{info.get('progress') or 0.0:.0%}, {info.get('current_episode') or 0:,} episodes")
+    for name, value in info["metrics"].items():
+        if isinstance(value, float | int) and value:
+            typer.echo(f"{name:<21}{value:,.6g}")
     for found in info["evaluations"]:
         if found.get("win_rate") is not None:
             typer.echo(f"{'evaluation':<12}{found['win_rate']:.1f} % of {found['games']:,} games {found['opponent']}")
@@ -112,14 +126,109 @@ def show_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER
     typer.echo(f"{'page':<12}{session_url(server, str(known['session_id']))}")
 
 
-@app.command("stop")
-def stop_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER) -> None:
+@app.command("pause", epilog="Example: gymcast sessions pause latest")
+def pause_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+    """Pause a session; it keeps everything and uses no processor."""
+    _ask(server, session, as_json, lambda base: ("POST", f"{base}/pause", {}))
+
+
+@app.command("resume", epilog="Example: gymcast sessions resume latest")
+def resume_session(
+    session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False
+) -> None:
+    """Let a paused session go on, exactly where it was."""
+    _ask(server, session, as_json, lambda base: ("POST", f"{base}/resume", {}))
+
+
+@app.command("stop", epilog="Example: gymcast sessions stop latest")
+def stop_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
     """Stop a session; it saves a checkpoint first."""
-    known = find_session(server, session)
-    session_id = str(known["session_id"])
-    answer = request(server, "POST", f"/api/training/sessions/{quote(session_id, safe='')}/stop", {})
-    status = answer.get("status", "stopping") if isinstance(answer, dict) else "stopping"
-    typer.echo(f"{session_id} is {status}")
+    _ask(server, session, as_json, lambda base: ("POST", f"{base}/stop", {}))
+
+
+@app.command("cancel", epilog="Example: gymcast sessions cancel latest")
+def cancel_session(
+    session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False
+) -> None:
+    """End a session without another checkpoint; those it has written stay."""
+    _ask(server, session, as_json, lambda base: ("PUT", base, {"status": "cancelled"}))
+
+
+def _ask(server: str, session: str, as_json: bool, what: Callable[[str], tuple[str, str, Any]]) -> None:
+    session_id = str(find_session(server, session)["session_id"])
+    answer = request(server, *what(_address(session_id)))
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    elif answer["desired"] == "paused" and answer["status"] != "paused":
+        typer.echo(f"{session_id} is {answer['status']}, and pauses with its next step")
+    elif answer["desired"] == "running" and answer["status"] == "paused":
+        typer.echo(f"{session_id} is paused, and goes on within a second")
+    else:
+        typer.echo(f"{session_id} is {answer['status']}")
+
+
+def _address(session_id: str) -> str:
+    return f"/api/training/sessions/{quote(session_id, safe='')}"
+
+
+_SourceOption = Annotated[
+    bool, typer.Option("--worker", help="What the process printed, such as a crash, instead of the run's log.")
+]
+
+
+@app.command(
+    "logs", epilog="Examples: gymcast sessions logs latest --limit 200    gymcast sessions logs latest --worker"
+)
+def show_logs(
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many lines, the newest ones.")] = 50,
+    worker: _SourceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the end of a session's log, oldest line first."""
+    session_id = str(find_session(server, session)["session_id"])
+    for line in reversed(_logs(server, session_id, "worker" if worker else "run", limit)):
+        typer.echo(json.dumps(line) if as_json else _line(line))
+
+
+@app.command("tail", epilog="Example: gymcast sessions tail latest")
+def tail_session(
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    worker: _SourceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a session's log and status until it has ended. Ctrl-C ends this command, not the session."""
+    session_id = str(find_session(server, session)["session_id"])
+    seen, said = -1, ""
+    while True:
+        info = request(server, "GET", _address(session_id))
+        for line in reversed(_logs(server, session_id, "worker" if worker else "run", 200 if seen >= 0 else 10)):
+            if line["offset"] > seen:
+                seen = line["offset"]
+                typer.echo(json.dumps(line) if as_json else _line(line))
+        why = info.get("wait_reason") or info.get("reason")
+        text = f"{info['status']}{f': {why}' if why else ''}"
+        if text != said:
+            said = text
+            typer.echo(json.dumps({"status": info["status"], "reason": why}) if as_json else f"-- {text}")
+        if info["status"] in _ENDED:
+            return
+        time.sleep(_TAIL_SECONDS)
+
+
+def _logs(server: str, session_id: str, source: Literal["run", "worker"], limit: int) -> list[dict[str, Any]]:
+    answer = request(server, "GET", f"{_address(session_id)}/logs?source={source}&limit={limit}")
+    found: list[dict[str, Any]] = answer["logs"]
+    return found
+
+
+def _line(line: dict[str, Any]) -> str:
+    if "timestamp" not in line:
+        return str(line["message"])
+    text = f"{str(line['timestamp'])[:19].replace('T', ' ')} {line['level']:<7} {line['message']}"
+    return f"{text}\n{line['traceback']}" if line.get("traceback") else text
 
 
 def watch(

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from gymcast.server.cli_environment import FRAME_STACK_HELP, PACKAGES_HELP, WRAPPER_HELP, environment_settings
 from gymcast.server.cli_errors import UserError
+from gymcast.training.algorithm_table import ALGORITHM_NAMES, algorithm_name
 
 EPILOG: Final = """
 [bold]Examples[/bold]
@@ -23,7 +25,15 @@ gymcast train --resume latest --minutes 5
 
 gymcast train CartPole-v1 --target-reward 400 --learning-rate 0.001 --lr-schedule cosine --lr-warmup 0.05
 
+gymcast train Pendulum-v1 --port auto
+
 gymcast train CartPole-v1 --algorithm dqn --total-timesteps 50000 --port auto
+
+gymcast train CartPole-v1 --workers 2
+
+gymcast train ALE/Pong-v5 -o frameskip=1 --wrapper AtariWrapper --frame-stack 4
+
+gymcast train MyGame-v0 --gym-packages my_game --wrapper 'TimeLimit:{max_episode_steps: 500}'
 """
 
 
@@ -39,6 +49,7 @@ def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
 _WHAT: Final = "What to train"
 _LENGTH: Final = "How long (the limit reached first ends the training)"
 _LEARNING: Final = "Learning (default: the game's preset)"
+_WORKERS: Final = "Worker processes (games that are not gymcast's own)"
 _PLACES: Final = "Files and server"
 _OUTPUT: Final = "Output"
 
@@ -52,9 +63,23 @@ def train(
     option: Annotated[
         list[str] | None,
         _option(
-            _WHAT, "Any option of the game; see gymcast envs show. Repeatable.", "--option", "-o", metavar="NAME=VALUE"
+            _WHAT,
+            "Any option of the game, or argument of the environment; see gymcast envs show. Repeatable.",
+            "--option",
+            "-o",
+            "--env-kwargs",
+            metavar="NAME=VALUE",
         ),
     ] = None,
+    gym_packages: Annotated[
+        list[str] | None,
+        _option(_WHAT, PACKAGES_HELP, "--gym-packages", metavar="MODULE"),
+    ] = None,
+    wrapper: Annotated[
+        list[str] | None,
+        _option(_WHAT, WRAPPER_HELP, "--wrapper", metavar="NAME[:ARGS]"),
+    ] = None,
+    frame_stack: Annotated[int | None, _option(_WHAT, FRAME_STACK_HELP, "--frame-stack")] = None,
     minutes: Annotated[float | None, _option(_LENGTH, "Minutes of training.")] = None,
     total_timesteps: Annotated[int | None, _option(_LENGTH, "Decisions to take, all lanes together.")] = None,
     num_episodes: Annotated[int | None, _option(_LENGTH, "Episodes to play.")] = None,
@@ -66,7 +91,7 @@ def train(
     evaluation_games: Annotated[
         int | None, _option(_LENGTH, "Games against each scripted level at the end; 0 for none.")
     ] = None,
-    algorithm: Annotated[str | None, _option(_LEARNING, "ppo, maskable_ppo, recurrent_ppo, a2c or dqn.")] = None,
+    algorithm: Annotated[str | None, _option(_LEARNING, f"{ALGORITHM_NAMES}; by default the preset's.")] = None,
     lanes: Annotated[
         int | None, _option(_LEARNING, "Episodes played at once.", "--lanes", "--parallel-episodes")
     ] = None,
@@ -108,6 +133,27 @@ def train(
             "--from",
             metavar="FILE",
         ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        _option(
+            _WORKERS,
+            "Processes that step the game and are started again when it crashes, raises or hangs; 0: none; auto, the "
+            "default: none for Gymnasium's own games, else one for each core.",
+            metavar="N|auto",
+        ),
+    ] = None,
+    start_method: Annotated[
+        str | None, _option(_WORKERS, "How they are started: forkserver (the default), spawn or fork.")
+    ] = None,
+    step_timeout: Annotated[
+        float | None, _option(_WORKERS, "Seconds of one step after which a worker hangs; by default 60.")
+    ] = None,
+    max_restarts: Annotated[
+        int | None, _option(_WORKERS, "Restarts before the training fails; by default 100.")
+    ] = None,
+    restarts_per_minute: Annotated[
+        int | None, _option(_WORKERS, "Restarts within a minute before the training fails; by default 20.")
     ] = None,
     resume: Annotated[
         str | None,
@@ -170,6 +216,7 @@ def train(
         raise UserError(f"--force-cpu and --device {device} contradict each other; give one of them")
     from gymcast.server import cli_plan, cli_run
 
+    game, environment = environment_settings(game, gym_packages, wrapper, frame_stack)
     given = {
         "max_minutes": minutes,
         "total_timesteps": total_timesteps,
@@ -177,9 +224,14 @@ def train(
         "target_reward": target_reward,
         "max_episode_steps": max_steps,
         "evaluation_games": evaluation_games,
-        "algorithm": algorithm.lower().replace("-", "_") if algorithm is not None else None,
+        "algorithm": algorithm_name(algorithm),
         "parallel_episodes": lanes,
         "seed": seed,
+        "workers": _workers(workers),
+        "worker_start_method": start_method,
+        "step_timeout": step_timeout,
+        "max_restarts": max_restarts,
+        "max_restarts_per_minute": restarts_per_minute,
         "device": "cpu" if force_cpu else device,
         "precision": "bfloat16" if mixed_precision else None,
         "checkpoint_interval_episodes": checkpoint_freq,
@@ -191,9 +243,9 @@ def train(
         "footage_seconds": _RENDER_SECONDS if render else None,
         "spectator_enabled": render or None,
     }
-    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    values: dict[str, Any] = {**environment, **{name: value for name, value in given.items() if value is not None}}
     nested = {
-        "env_kwargs": {"opponent": opponent, "map": map_, **cli_plan.parse_assignments("--option", option or ())},
+        "env_kwargs": {"opponent": opponent, "map": map_, **cli_plan.parse_options(option or ())},
         "hyperparameters": {
             "learning_rate": _learning_rate(learning_rate, lr_schedule, lr_end, lr_warmup),
             "gamma": gamma,
@@ -221,6 +273,15 @@ def train(
         output="json" if json_ else "quiet" if quiet else "live" if terminal else "plain",
     )
     raise typer.Exit(cli_run.run(plan))
+
+
+def _workers(text: str | None) -> int | str | None:
+    """A number of workers or ``auto`` as a setting."""
+    if text is None or text == "auto":
+        return text
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"--workers {text!r} is no number of processes; 0 to 1024 or auto is allowed")
+    return int(text)
 
 
 def _learning_rate(rate: float | None, kind: str | None, end: float | None, warmup: float | None) -> Any:

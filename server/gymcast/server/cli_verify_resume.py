@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from gymcast.server.cli_environment import (
+    FrameStackOption,
+    PackagesOption,
+    WrappersOption,
+    environment_settings,
+    import_packages,
+)
 from gymcast.server.cli_errors import EXIT_FAILED, UserError
+from gymcast.training.algorithm_table import ALGORITHM_NAMES, algorithm_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,6 +35,10 @@ gymcast verify-resume archers --kills 5
 
 gymcast verify-resume CartPole-v1 --algorithm recurrent_ppo --normalize
 
+gymcast verify-resume CartPole-v1 --set workers=2 --kills 2
+
+gymcast verify-resume Pendulum-v1 --algorithm sac --kills 2
+
 gymcast verify-resume archers --algorithm dqn --option action=discrete --json
 """
 
@@ -36,7 +48,7 @@ def verify_resume(
     kills: Annotated[int, typer.Option(min=1, max=1000, help="How often the training is killed.")] = 5,
     algorithm: Annotated[
         str | None,
-        typer.Option(help="ppo, maskable_ppo, recurrent_ppo, a2c or dqn; by default the preset's.", show_default=False),
+        typer.Option(help=f"{ALGORITHM_NAMES}; by default the preset's.", show_default=False),
     ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize", help="With running normalisation of observations and rewards.")
@@ -46,8 +58,12 @@ def verify_resume(
         typer.Option(min=1, help="Decisions of each of the two runs; by default 20 rollouts.", show_default=False),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", metavar="NAME=VALUE", help="Any option of the game.")
+        list[str] | None,
+        typer.Option("--option", "-o", "--env-kwargs", metavar="NAME=VALUE", help="Any option of the game."),
     ] = None,
+    gym_packages: PackagesOption = None,
+    wrapper: WrappersOption = None,
+    frame_stack: FrameStackOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as parallel_episodes=64."),
@@ -66,17 +82,19 @@ def verify_resume(
     """
     from gymcast.server import cli_plan
 
-    values: dict[str, Any] = {"seed": seed}
+    name, environment = environment_settings(game, gym_packages, wrapper, frame_stack)
+    import_packages(environment)
+    values: dict[str, Any] = {"seed": seed, **environment}
     if algorithm is not None:
-        values["algorithm"] = algorithm.lower().replace("-", "_")
+        values["algorithm"] = algorithm_name(algorithm)
     if normalize:
         values["normalize"] = {}
     if total_timesteps is not None:
         values["total_timesteps"] = total_timesteps
     if option:
-        values["env_kwargs"] = cli_plan.parse_assignments("--option", option)
+        values["env_kwargs"] = cli_plan.parse_options(option)
     values = cli_plan.merge(values, cli_plan.nest(cli_plan.parse_assignments("--set", set_ or ())))
-    config = _config(cli_plan.resolve_game(game), values)
+    config = _config(cli_plan.resolve_game(str(name)), values)
     with _folder(keep) as folder:
         report = _check(config, kills, folder, seed, quiet=as_json)
     if as_json:

@@ -39,7 +39,9 @@ class DatabaseConfig(_Section):
     enabled: bool = Field(default=True, description="false: keep everything in a temporary file until the server ends")
     url: str | None = Field(
         default=None,
-        description=f"SQLAlchemy URL; null: the SQLite file of data_storage_path, or {_DEFAULT_DATABASE}",
+        description="sqlite:///path/to/file.db or postgresql://user:password@host:port/name;"
+        f" null: the SQLite file of data_storage_path, or {_DEFAULT_DATABASE}",
+        repr=False,
     )
 
 
@@ -61,6 +63,11 @@ class SecurityConfig(_Section):
     )
     cors_origins: tuple[str, ...] = Field(
         default=(), description="exact origins of other pages that may use this server, such as http://localhost:3000"
+    )
+    gym_packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = Field(
+        default=(),
+        description="modules that a session created by REST may import for environments and wrappers of its own; "
+        "none but these",
     )
 
     @field_validator("cors_origins")
@@ -102,10 +109,11 @@ class PerformanceConfig(_Section):
         default=1000, description="WebSocket viewers in all"
     )
     metrics_history_size: Annotated[int, Field(ge=100, le=1_000_000)] = Field(
-        default=10_000, description="raw readings that one history request may read to form its buckets"
+        default=10_000,
+        description="newest readings, decisions and reports kept of each session; older readings live on as sums",
     )
     cleanup_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
-        default=300, description="seconds between sweeps that drop what is kept in memory for sessions nobody watches"
+        default=300, description="seconds between clean-ups of what is no longer kept, in the database and in memory"
     )
     request_wait_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=10,
@@ -137,6 +145,7 @@ _ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "REDIS_URL": ("redis", "url"),
     "JWT_SECRET_KEY": ("security", "jwt_secret_key"),
     "CORS_ORIGINS": ("security", "cors_origins"),
+    "GYMCAST_GYM_PACKAGES": ("security", "gym_packages"),
     "GAME_SERVER_URL": ("integration", "game_server_url"),
     "MAX_CONNECTIONS_PER_SESSION": ("performance", "max_connections_per_session"),
     "MAX_TOTAL_CONNECTIONS": ("performance", "max_total_connections"),
@@ -277,14 +286,14 @@ def _put(values: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
 
 
 def _parse(variable: str, text: str) -> Any:
-    if variable == "CORS_ORIGINS":
+    if variable in ("CORS_ORIGINS", "GYMCAST_GYM_PACKAGES"):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
 
 def _describe(item: Any) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
-    if "jwt_secret_key" in item["loc"]:
-        return message  # the value itself is a secret
+    if {"jwt_secret_key", "database", "redis"} & set(item["loc"]):
+        return message  # the value is a secret, or a URL with a password in it
     given = repr(item["input"])
     return f"{message}, got {given if len(given) <= 80 else given[:77] + '...'}"

@@ -377,6 +377,9 @@ def print_summary(console: Console, view: RunView) -> None:
     if view.evaluations:
         console.print(evaluation_table(list(view.evaluations.values())))
     lines = []
+    if restarts := view.extra("worker_restarts"):
+        failed = view.extra("episodes_failed") or 0
+        lines.append(("Restarts", f"{restarts:,.0f} of workers; {failed:,.0f} episodes cut short count in no average"))
     if view.checkpoint is not None:
         lines.append(("Checkpoint", f"{view.run_dir}/{view.checkpoint.path}"))
     if view.replay_id is not None:

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gymcast.server.cli_paths import CONFIG_FILE
+from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.storage import NotFoundError, Page, ReplayRecord, Storage
 from gymcast.training.storage.cursors import decode, encode
 
@@ -59,9 +61,15 @@ class EpisodeShelf:
             decisions=[],
         )
 
+    async def settings(self, replay: ReplayRecord) -> dict[str, Any] | None:
+        """How the environment of a replay is made, from the folder of its run; ``None`` for a run of someone else."""
+        record = await self._storage.get_session(replay.session_id)
+        run_dir = (record.resources or {}).get("run_dir")
+        return await asyncio.to_thread(_settings_in, Path(run_dir)) if isinstance(run_dir, str) else None
+
     async def page(
         self, session_id: str, *, lane: int | None, outcome: str | None, order: str, cursor: str | None, limit: int
-    ) -> Page:
+    ) -> Page[dict[str, Any]]:
         """Logged episodes of a session: :meth:`LoggedEpisode.to_json` with ids. Raises ``NotFoundError``.
 
         The cursor remembers how far the log went at the first page, so that later pages do not shift in a growing log.
@@ -127,6 +135,17 @@ class EpisodeShelf:
         if len(self._logs) > _LOGS_KEPT:
             self._logs.popitem(last=False)
         return log
+
+
+def _settings_in(run_dir: Path) -> dict[str, Any] | None:
+    try:
+        config = TrainingConfig.from_yaml(run_dir / CONFIG_FILE)
+    except (ConfigError, OSError):
+        return None
+    options = dict(config.env_kwargs)
+    if config.max_episode_steps is not None:
+        options["max_episode_steps"] = config.max_episode_steps
+    return {"env_id": config.env_id, "options": options, "extras": config.extras.to_json()}
 
 
 def _folder(resources: dict[str, Any] | None) -> Path | None:

@@ -7,12 +7,16 @@ output, each as lengths and bytes (:data:`REQUEST`, :data:`ANSWER`); the end of 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import struct
 import sys
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+if TYPE_CHECKING:
+    from gymcast.envs import Replay
 
 REQUEST: Final = struct.Struct("<II")
 """Bytes of the JSON ``{replay_id, decisions}`` and of the replay file, which follow."""
@@ -45,16 +49,37 @@ def _exactly(source: BinaryIO, size: int) -> bytes:
 
 def simulate(content: bytes, more: dict[str, Any]) -> tuple[bool, bytes]:
     """Play a replay file again: its frames as JSON with ``more`` beside them, or the reason why it cannot be played."""
-    from gymcast.envs import Replay, replay_frames
+    from gymcast.envs import GAMES, Replay, replay_frames
 
+    settings = more.pop("settings", None)
     try:
         replay = Replay.from_bytes(content)
         if len(replay.actions) > MAX_DECISIONS:
             return False, f"it has {len(replay.actions):,} decisions, at most {MAX_DECISIONS:,} are drawn.".encode()
-        view = {**replay_frames(replay), **more}
+        frames = replay_frames(replay) if replay.env_id in GAMES else _pictures(replay, settings)
+        view = {**frames, **more}
         return True, json.dumps(view, allow_nan=False, separators=(",", ":")).encode()
     except (ValueError, TypeError) as error:  # ReplayError, or options that this version does not have
         return False, str(error).encode()
+
+
+def _pictures(replay: Replay, settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Pictures of another environment's episode. How it is made comes from its run's own folder, never from a client,
+    who could name any code there is; of the replay only seed and actions are used. Raises ``ValueError``.
+    """
+    from gymcast.envs.foreign_ids import import_packages
+    from gymcast.envs.foreign_make import EnvExtras
+    from gymcast.envs.pictures import replay_pictures
+
+    if settings is None:
+        raise ValueError(f"episodes of {replay.env_id} are drawn for trainings that this server runs.")
+    if settings["env_id"] != replay.env_id:
+        raise ValueError(f"it is of {replay.env_id}, its training of {settings['env_id']}.")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    extras = EnvExtras.from_json(settings["extras"])
+    import_packages(extras.modules())
+    return replay_pictures(dataclasses.replace(replay, options=settings["options"], extras=extras))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from gymcast.training.storage import ReplayRecord
 
@@ -32,12 +32,12 @@ class ReplayProcess:
         self._one_at_a_time = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
 
-    async def play(self, record: ReplayRecord) -> bytes:
+    async def play(self, record: ReplayRecord, settings: dict[str, Any] | None = None) -> bytes:
         """JSON of the frames and decisions. Raises :class:`Problem`: 409 with the reason, or 503."""
         async with self._one_at_a_time:
             try:
                 async with asyncio.timeout(_PATIENCE_S):
-                    good, body = await self._ask(record)
+                    good, body = await self._ask(record, settings)
             except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
                 await self._end()
                 log.warning("replay %s: the process that plays it failed: %r", record.replay_id, error)
@@ -49,7 +49,7 @@ class ReplayProcess:
             raise Problem("conflict", f"Replay {record.replay_id} cannot be played: {body.decode()[:1000]}")
         return body
 
-    async def _ask(self, record: ReplayRecord) -> tuple[bool, bytes]:
+    async def _ask(self, record: ReplayRecord, settings: dict[str, Any] | None) -> tuple[bool, bytes]:
         if self._idle is not None:
             self._idle.cancel()
         process = self._process
@@ -62,7 +62,8 @@ class ReplayProcess:
                 stdout=asyncio.subprocess.PIPE,
             )
         assert process.stdin is not None and process.stdout is not None, "both are pipes"
-        about = json.dumps({"replay_id": record.replay_id, "decisions": record.decisions}).encode()
+        facts = {"replay_id": record.replay_id, "decisions": record.decisions, "settings": settings}
+        about = json.dumps(facts).encode()
         process.stdin.write(REQUEST.pack(len(about), len(record.content)) + about + record.content)
         await process.stdin.drain()
         good, size = ANSWER.unpack(await process.stdout.readexactly(ANSWER.size))
@@ -94,11 +95,16 @@ class ReplayProcess:
 class FrameCache:
     """Frames by replay, least recently used out first; equal requests share one simulation.
 
-    ``find`` is what knows the replays by their id.
+    ``find`` is what knows the replays by their id, ``settings`` how the environment of another game is made.
     """
 
-    def __init__(self, find: Callable[[str], Awaitable[ReplayRecord]]) -> None:
+    def __init__(
+        self,
+        find: Callable[[str], Awaitable[ReplayRecord]],
+        settings: Callable[[ReplayRecord], Awaitable[dict[str, Any] | None]],
+    ) -> None:
         self._find = find
+        self._settings = settings
         self._player = ReplayProcess()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
@@ -124,7 +130,8 @@ class FrameCache:
         await self._player.close()
 
     async def _make(self, replay_id: str) -> bytes:
-        frames = await self._player.play(await self._find(replay_id))
+        record = await self._find(replay_id)
+        frames = await self._player.play(record, await self._settings(record))
         self._kept[replay_id] = frames
         self._bytes += len(frames)
         while self._bytes > CACHE_BYTES and len(self._kept) > 1:

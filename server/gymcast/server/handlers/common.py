@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
@@ -18,8 +18,8 @@ from gymcast.server.episodes import EpisodeShelf
 from gymcast.server.hub import Hub
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.server.replays import FrameCache
-from gymcast.training.config import TrainingConfig
-from gymcast.training.storage import SessionRecord, Storage, to_us
+from gymcast.training.sessions import TrainingAPI
+from gymcast.training.storage import Storage, to_us
 
 MAX_BODY_BYTES: Final = 1 << 20
 BODY_SECONDS: Final = 10.0
@@ -31,27 +31,6 @@ _NO_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+')
 M = TypeVar("M", bound=BaseModel)
 
 
-class Manager(Protocol):
-    """The part of a session manager that the server calls."""
-
-    async def create_session(
-        self, config: TrainingConfig, *, priority: int = 0, enable_spectators: bool | None = None
-    ) -> SessionRecord:
-        """Queue a training."""
-
-    async def stop_session(self, session_id: str, *, urgent: bool = False, reason: str | None = None) -> SessionRecord:
-        """Stop with a checkpoint."""
-
-    async def pause_session(self, session_id: str) -> SessionRecord:
-        """Pause with everything kept."""
-
-    async def resume_session(self, session_id: str) -> SessionRecord:
-        """Let a paused session go on."""
-
-    def manages(self, session_id: str) -> bool:
-        """Whether this manager has the session."""
-
-
 class Services:
     """The parts of one running server; handlers reach them as ``request.app[SERVICES]``."""
 
@@ -60,13 +39,13 @@ class Services:
         self.storage = storage
         self.hub = hub
         self.episodes = EpisodeShelf(storage)
-        self.frames = FrameCache(self.episodes.find)
+        self.frames = FrameCache(self.episodes.find, self.episodes.settings)
         self.started = started
-        self.manager: Manager | None = None
+        self.api = TrainingAPI(storage=storage, gym_packages=config.security.gym_packages)
 
-    def info(self, record: SessionRecord) -> dict[str, Any]:
-        """The session info of the contract."""
-        return {**record.to_json(), "spectator_count": self.hub.spectators(record.session_id)}
+    def info(self, session: dict[str, Any]) -> dict[str, Any]:
+        """The session info of the contract: what the API says, and the count that only the hub knows."""
+        return {**session, "spectator_count": self.hub.spectators(session["session_id"])}
 
 
 SERVICES: Final = web.AppKey("services", Services)
@@ -282,9 +261,9 @@ def page_query(request: web.Request) -> tuple[str | None, int]:
 # Conditional requests
 
 
-def etag(record: SessionRecord) -> str:
+def etag(session: dict[str, Any]) -> str:
     """The version as an entity tag."""
-    return f'"{record.version}"'
+    return f'"{session["version"]}"'
 
 
 def if_match(request: web.Request) -> int | None:

@@ -7,7 +7,7 @@ max, mean, count}}}``; without it (or with ``resolution=raw``) it is a page of r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -42,11 +42,11 @@ async def history(request: web.Request) -> web.Response:
     )
     cursor, limit = page_query(request)
     names = query_names(request, "metrics")
-    page = Page([], None)
+    page: Page[dict[str, Any]] = Page([], None)
     total = 0
     if "training_metrics" in kinds:
-        total = await services.storage.count_readings(session_id, wanted)
         if resolution == "raw":
+            total = await services.storage.count_readings(session_id, wanted)
             page = await services.storage.history_raw(session_id, wanted, limit=limit, cursor=cursor)
         else:
             buckets = await services.storage.history(
@@ -56,6 +56,7 @@ async def history(request: web.Request) -> web.Response:
                 metrics=names,
                 max_raw_rows=services.config.performance.metrics_history_size,
             )
+            total = sum(bucket["count"] for bucket in buckets)
             page = Page(buckets, None)
     document = {
         "session_id": session_id,
@@ -68,16 +69,6 @@ async def history(request: web.Request) -> web.Response:
     if "bot_decision" in kinds:
         document["decision_data"] = await services.storage.decisions(session_id, wanted, limit=limit)
     return answer(document)
-
-
-async def checkpoints(request: web.Request) -> web.Response:
-    """``GET .../checkpoints``: newest first."""
-    return await _list(request, "checkpoints", request.app[SERVICES].storage.checkpoints)
-
-
-async def evaluations(request: web.Request) -> web.Response:
-    """``GET .../evaluations``: newest first."""
-    return await _list(request, "evaluations", request.app[SERVICES].storage.evaluations)
 
 
 async def replays(request: web.Request) -> web.Response:
@@ -106,6 +97,7 @@ async def _replays(request: web.Request, session_id: str | None) -> web.Response
     if outcome is not None:
         outcome = _choice(request, "outcome", OUTCOMES)
     cursor, limit = page_query(request)
+    page: Page[Any]
     if kind == "logged":
         if session_id is None:
             raise invalid("session", "query_parameter", "say of which session: the log belongs to its run")
@@ -116,9 +108,8 @@ async def _replays(request: web.Request, session_id: str | None) -> web.Response
         raise invalid("kind", "query_parameter", "lane, outcome and order select from logged episodes: kind=logged")
     else:
         page = await services.storage.replays(session_id, cursor=cursor, limit=limit)
-    for item in page.items:
-        item["frames_url"] = f"/api/replays/{item['replay_id']}/frames"
-    return answer({"replays": page.items, "next_cursor": page.next_cursor})
+    found = [{**item, "frames_url": f"/api/replays/{item['replay_id']}/frames"} for item in page.items]
+    return answer({"replays": found, "next_cursor": page.next_cursor})
 
 
 def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:
@@ -126,13 +117,6 @@ def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:
     if text is not None and text not in choices:
         raise invalid(name, "query_parameter", f"expected {', '.join(choices)}, got {text!r}")
     return choices[0] if text is None else text
-
-
-async def _list(request: web.Request, name: str, read: Callable[..., Awaitable[Page]]) -> web.Response:
-    record = await request.app[SERVICES].storage.get_session(session_id_of(request))
-    cursor, limit = page_query(request)
-    page = await read(record.session_id, cursor=cursor, limit=limit)
-    return answer({name: page.items, "next_cursor": page.next_cursor})
 
 
 async def replay(request: web.Request) -> web.Response:

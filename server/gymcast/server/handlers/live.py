@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from aiohttp import WSCloseCode, WSMsgType, hdrs, web
@@ -217,7 +217,7 @@ async def _snapshot(services: Services, client: Client) -> tuple[list[bytes], di
 
     found = {
         "training_status": [
-            hub.direct(client, "training_status", services.info(record), seq=floors["training_status"])
+            hub.direct(client, "training_status", services.info(record.to_json()), seq=floors["training_status"])
         ],
         "training_metrics": list(newest("training_metrics")),
         "graph_update": [hub.direct(client, "graph_update", graph, seq=floors["graph_update"]) for graph in graphs],
@@ -227,7 +227,7 @@ async def _snapshot(services: Services, client: Client) -> tuple[list[bytes], di
     return [frame for kind, frames in found.items() if client.wants(kind) for frame in frames], floors
 
 
-def _announcement(replay: dict[str, Any]) -> dict[str, Any]:
+def _announcement(replay: Mapping[str, Any]) -> dict[str, Any]:
     wanted = ("replay_id", "env_id", "episode", "timesteps", "summary")
     return {**{name: replay[name] for name in wanted}, "frames_url": f"/api/replays/{replay['replay_id']}/frames"}
 

@@ -58,9 +58,14 @@ async def status(request: web.Request) -> web.Response:
             "uptime_seconds": time.monotonic() - services.started,
             "memory_usage_mb": _process.memory_info().rss / 2**20,
             "cpu_usage_percent": _process.cpu_percent(),
-            "runs_trainings": services.manager is not None,
+            "runs_trainings": services.api.manager is not None,
         }
     )
+
+
+async def system_status(request: web.Request) -> web.Response:
+    """``GET /api/system/status``: resources, limits, totals."""
+    return answer(await request.app[SERVICES].api.get_system_status())
 
 
 async def envs(_request: web.Request) -> web.Response:

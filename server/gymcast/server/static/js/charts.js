@@ -22,6 +22,7 @@ const CHARTS = [
   {
     id: "win-rate",
     title: "Win rate",
+    optional: true,
     format: (value) => percent(value, 1),
     range: [0, 100],
     suffix: " %",
@@ -35,6 +36,8 @@ const CHARTS = [
     lines: [
       { key: "policy_loss", name: "policy", colour: "--series-2", width: 1.8 },
       { key: "value_loss", name: "value", colour: "--series-3", width: 1.8 },
+      { key: "actor_loss", name: "actor", colour: "--series-2", width: 1.8 },
+      { key: "critic_loss", name: "critic", colour: "--series-3", width: 1.8 },
       { key: "loss_value", name: "total", colour: "--series-quiet", width: 1.3, onlyWithout: "policy_loss" },
       { key: "entropy", name: "entropy (right)", colour: "--series-4", width: 1.8, dash: "dot", right: true },
     ],
@@ -107,6 +110,11 @@ export class Charts {
     return [...this.own, ...this.extra.values()];
   }
 
+  /** Whether one of the charts of the readings has a line for a metric. */
+  has(metric) {
+    return this.own.some(({ spec }) => spec.lines.some(({ key }) => key === metric));
+  }
+
   /** Shows these readings (see series.js), in order of time. */
   show(points) {
     for (const chart of this.own) this.#give(chart, points);
@@ -134,6 +142,8 @@ export class Charts {
   #give(chart, points) {
     chart.points = points;
     setText(chart.empty, points.length ? "Loading the chart…" : "No readings yet");
+    // A game that nobody wins has no win rate, however long it is trained.
+    chart.panel.hidden = Boolean(chart.spec.optional) && points.length > 0 && !shownLines(chart.spec, points).length;
     updateLegend(chart);
     this.dirty.add(chart);
   }

@@ -20,7 +20,7 @@ export class Graphs {
 
   /** Adds the points of one message; `known` tells whether the readings have a metric. */
   add(data, known) {
-    if (data.metrics.every(known)) return;
+    if (data.metrics.every((metric) => known(metric) || this.charts.has(metric))) return;
     const graph = this.graphs.get(data.graph_id) ?? { rows: new Map() };
     this.graphs.set(data.graph_id, graph);
     for (const [metric, points] of Object.entries(data.data_points)) {

@@ -68,7 +68,8 @@ export class Mind {
     this.layoutKey = key;
     this.rows.clear();
     byId("mind-groups").replaceChildren(
-      ...Object.entries(groups).map(([group, values]) =>
+      // Continuous actions have no probabilities to show.
+      ...Object.entries(groups).filter(([, values]) => Object.keys(values).length).map(([group, values]) =>
         make("div", { class: "group", role: "group", "aria-label": words(group) }, make("span", { class: "group-name", text: words(group) }), ...Object.keys(values).map((label) => this.#row(group, label))),
       ),
     );

@@ -4,14 +4,15 @@ import { byId, make, setText } from "./dom.js";
 import { duration, fixed, percent, short, words } from "./format.js";
 import { algorithmName, FINAL, sessionEnv, sessionName, tone } from "./sessions.js";
 
-// Each: what it is, its figure, and a line below it. `p` holds the newest readings by name.
+// Each: what it is, its figure, and a line below it. `p` holds the newest readings by name. An optional one is there when
+// the readings have its figure: not every game is won, has a clock or a policy with an entropy.
 const TILES = [
-  { key: "win_rate", label: "Win rate", value: (p) => percent(p.win_rate, 1), note: () => "last 1,000 games" },
+  { key: "win_rate", optional: true, label: "Win rate", value: (p) => percent(p.win_rate, 1), note: () => "last 1,000 games" },
   { key: "reward", label: "Reward", value: (p) => fixed(p.average_reward, 2), note: (p) => `average, best ${fixed(p.best_reward, 2)}` },
-  { key: "episodes", label: "Episodes", value: (p) => short(p.episode), note: (p) => `${short(p.episodes_per_minute)} per minute` },
+  { key: "episodes", label: "Episodes", value: (p) => short(p.episode), note: (p) => (p.episodes_failed ? `${short(p.episodes_per_minute)}/min, ${short(p.episodes_failed)} failed` : `${short(p.episodes_per_minute)} per minute`) },
   { key: "samples", label: "Samples/s", value: (p) => short(p.samples_per_second ?? p.actions_per_second), note: (p) => `${short(p.timesteps)} in all` },
-  { key: "realtime", label: "Game speed", value: (p) => times(p.game_seconds_per_second), note: () => "times real time" },
-  { key: "entropy", label: "Entropy", value: (p) => fixed(p.entropy, 2), note: () => "of the policy" },
+  { key: "realtime", optional: true, label: "Game speed", value: (p) => times(p.game_seconds_per_second), note: () => "times real time" },
+  { key: "entropy", optional: true, label: "Entropy", value: (p) => fixed(p.entropy, 2), note: () => "of the policy" },
 ];
 
 const times = (value) => (typeof value === "number" ? `${short(value)}×` : "–");
@@ -25,7 +26,9 @@ export class Overview {
       const value = make("span", { text: "–" });
       const note = make("dd", { class: "tile-note" });
       this.tiles.set(key, { value, note });
-      byId("tiles").append(make("div", { class: "tile", dataset: { key } }, make("dt", { text: label, title: label }), make("dd", { class: "tile-value" }, value), note));
+      const box = make("div", { class: "tile", dataset: { key } }, make("dt", { text: label, title: label }), make("dd", { class: "tile-value" }, value), note);
+      this.tiles.get(key).box = box;
+      byId("tiles").append(box);
     }
   }
 
@@ -70,8 +73,9 @@ export class Overview {
       for (const [name, value] of Object.entries(points[i])) known[name] ??= value;
     }
     for (const tile of TILES) {
-      const { value, note } = this.tiles.get(tile.key);
+      const { box, value, note } = this.tiles.get(tile.key);
       const text = tile.value(known);
+      box.hidden = Boolean(tile.optional) && text === "–" && points.length > 0;
       setText(value, text);
       setText(note, text === "–" ? "" : tile.note(known));
     }

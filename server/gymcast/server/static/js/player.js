@@ -121,7 +121,7 @@ export class Player {
       this.view = null;
       this.#curtain(failure.message);
     } else if (failure instanceof ApiError) {
-      if (!this.view) this.#curtain("This episode could not be shown.");
+      if (!this.view) this.#curtain(failure.status === 409 ? failure.message : "This episode could not be shown.");
       notice("footage", `The footage could not be fetched. ${failure.message}`);
     } else {
       throw failure;

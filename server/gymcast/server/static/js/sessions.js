@@ -32,10 +32,13 @@ export function sessionName(info) {
   return [shortEnv(info) || "Training", moment(info.created_at)].filter(Boolean).join(", ");
 }
 
-/** "ppo" -> "PPO", "maskable_ppo" -> "Maskable PPO"; other names as they are. */
+/** "ppo" -> "PPO", "maskable_ppo" -> "Maskable PPO"; "" until it is chosen; other names as they are. */
 export function algorithmName(info) {
-  const names = { ppo: "PPO", a2c: "A2C", dqn: "DQN", maskable_ppo: "Maskable PPO" };
-  return Object.hasOwn(names, info.algorithm) ? names[info.algorithm] : (info.algorithm ?? "");
+  const short = { ppo: "PPO", a2c: "A2C", trpo: "TRPO", dqn: "DQN", qrdqn: "QR-DQN", sac: "SAC", td3: "TD3", ars: "ARS" };
+  const name = info.algorithm ?? "";
+  const [, words, last] = /^((?:maskable_|recurrent_)*)(.*)$/.exec(name);
+  if (name === "auto" || !Object.hasOwn(short, last)) return name === "auto" ? "" : name;
+  return `${words.replace("_", " ").replace("_", " ").replace(/^./, (letter) => letter.toUpperCase())}${short[last]}`;
 }
 
 /** The game of a session, "" if it does not say. */

@@ -9,6 +9,7 @@
 
 const VIEWS = {
   archers: () => import("./archers.js"),
+  pictures: () => import("./pictures.js"),
 };
 
 /** Thrown for footage this page cannot draw. */
