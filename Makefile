@@ -55,8 +55,8 @@ setup: $(STAMP) ## make .venv and install gymcast with the pinned versions of co
 run: setup ## train an archer and watch it in the browser (ARGS: options of `gymcast train archers`)
 	@exec $(VENV)/bin/gymcast train archers $(ARGS)
 
-test: setup ## run the whole test suite (ARGS: options of pytest)
-	@$(FRESH_CACHE) $(PY) -m pytest $(ARGS)
+test: setup ## run the whole test suite (ARGS: options of pytest; "-n 0" for one test at a time)
+	@$(FRESH_CACHE) $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: setup ## lint, format, types and import rules
 	@$(PY) -m ruff check .
@@ -118,6 +118,6 @@ $(STAMP): pyproject.toml constraints.txt
 	rm -f $(STAMP) $(VENV)/setup.log; \
 	install "build tools" hatchling editables; \
 	install "torch, the largest part" torch==2.13.0; \
-	install "gymcast with everything else" --no-build-isolation --editable '.[dev,video,wandb]'; \
+	install "gymcast with everything else" --no-build-isolation --editable '.[dev,postgres,video,wandb]'; \
 	printf '%s' "$(CURDIR)" > $(STAMP); \
 	echo "gymcast: ready. Start with: make run   (or: $(VENV)/bin/gymcast --help)"
