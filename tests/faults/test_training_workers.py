@@ -49,8 +49,9 @@ def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 def test_a_killed_and_a_stopped_worker_cost_a_training_their_episodes_only(cli: Any, tmp_path: Path) -> None:
     command = cli(
-        "train", "CartPole-v1", "--workers", "2", "--step-timeout", "3", "--lanes", "4", "--total-timesteps", "1000000000",
-        "--set", "hyperparameters.n_steps=128", "--evaluation-games", "0", "--port", "auto", "--run-dir", "run",
+        "train", "CartPole-v1", "--workers", "2", "--step-timeout", "3", "--lanes", "4",
+        "--total-timesteps", "1000000000", "--set", "hyperparameters.n_steps=128",
+        "--evaluation-games", "0", "--port", "auto", "--run-dir", "run",
     )  # fmt: skip
     command.read_until(r"training 0%")
     killed, stopped = workers_below(command.process.pid)

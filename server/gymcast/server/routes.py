@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from aiohttp import web
 
 from .handlers import history, live, reports, sessions, system
 from .problems import Problem
+
+Scope = Literal["read", "ingest", "control", "admin"]
 
 STATIC: Final = Path(__file__).parent / "static"
 _SESSIONS: Final = "/api/training/sessions"
@@ -17,49 +21,65 @@ _ONE: Final = _SESSIONS + "/{session_id:[A-Za-z0-9_-]{1,64}}"
 _REPLAY: Final = "/api/replays/{replay_id:[A-Za-z0-9_-]{1,64}}"
 
 
-def add_routes(app: web.Application) -> None:
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One address. ``scope`` is what a caller has to be allowed: ``None`` is open to everyone."""
+
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    scope: Scope | None
+
+
+def routes() -> tuple[Route, ...]:
     """Every address of the server."""
-    app.router.add_routes(
-        [
-            web.get("/", index),
-            web.get("/static/vendor/plotly.min.js", plotly),
-            web.get("/favicon.ico", favicon),
-            web.get("/health", system.health),
-            web.get("/health/live", system.health),
-            web.get("/health/ready", system.ready),
-            web.get("/status", system.status),
-            web.get("/problems", system.problems),
-            web.get("/problems/{slug}", system.problem),
-            web.get("/api/training/queue", sessions.queue),
-            web.get("/api/system/status", system.system_status),
-            web.get("/api/envs", system.envs),
-            web.get("/api/envs/{env_id:.+}", system.env),
-            web.post(_SESSIONS, sessions.create),
-            web.get(_SESSIONS, sessions.listing),
-            web.get(_ONE, sessions.read),
-            web.put(_ONE, sessions.update),
-            web.delete(_ONE, sessions.delete),
-            web.post(_ONE + "/pause", sessions.pause),
-            web.post(_ONE + "/resume", sessions.resume),
-            web.post(_ONE + "/stop", sessions.stop),
-            web.get(_ONE + "/transitions", sessions.transitions),
-            web.get(_ONE + "/metrics", sessions.metrics),
-            web.post(_ONE + "/metrics", reports.metrics),
-            web.post(_ONE + "/bot_decision", reports.bot_decision),
-            web.post(_ONE + "/graph_update", reports.graph_update),
-            web.post(_ONE + "/events", reports.events),
-            web.get(_ONE + "/history", history.history),
-            web.get(_ONE + "/checkpoints", sessions.checkpoints),
-            web.get(_ONE + "/evaluations", sessions.evaluations),
-            web.get(_ONE + "/logs", sessions.logs),
-            web.get(_ONE + "/replays", history.replays),
-            web.get("/api/replays", history.all_replays),
-            web.get(_REPLAY, history.replay),
-            web.get(_REPLAY + "/frames", history.frames),
-            web.get("/ws/{session_id:[A-Za-z0-9_-]{1,64}}", live.live),
-        ]
+    return (
+        Route("GET", "/", index, None),
+        Route("GET", "/static/vendor/plotly.min.js", plotly, None),
+        Route("GET", "/favicon.ico", favicon, None),
+        Route("GET", "/health", system.health, None),
+        Route("GET", "/health/live", system.health, None),
+        Route("GET", "/health/ready", system.ready, None),
+        Route("GET", "/status", system.status, "read"),
+        Route("GET", "/problems", system.problems, None),
+        Route("GET", "/problems/{slug}", system.problem, None),
+        Route("GET", "/api/training/queue", sessions.queue, "read"),
+        Route("GET", "/api/system/status", system.system_status, "read"),
+        Route("GET", "/api/envs", system.envs, "read"),
+        Route("GET", "/api/envs/{env_id:.+}", system.env, "read"),
+        Route("POST", _SESSIONS, sessions.create, "control"),
+        Route("GET", _SESSIONS, sessions.listing, "read"),
+        Route("GET", _ONE, sessions.read, "read"),
+        Route("PUT", _ONE, sessions.update, "control"),
+        Route("DELETE", _ONE, sessions.delete, "control"),
+        Route("POST", _ONE + "/pause", sessions.pause, "control"),
+        Route("POST", _ONE + "/resume", sessions.resume, "control"),
+        Route("POST", _ONE + "/stop", sessions.stop, "control"),
+        Route("GET", _ONE + "/transitions", sessions.transitions, "read"),
+        Route("GET", _ONE + "/metrics", sessions.metrics, "read"),
+        Route("POST", _ONE + "/metrics", reports.metrics, "ingest"),
+        Route("POST", _ONE + "/bot_decision", reports.bot_decision, "ingest"),
+        Route("POST", _ONE + "/graph_update", reports.graph_update, "ingest"),
+        Route("POST", _ONE + "/events", reports.events, "ingest"),
+        Route("GET", _ONE + "/history", history.history, "read"),
+        Route("GET", _ONE + "/checkpoints", sessions.checkpoints, "read"),
+        Route("GET", _ONE + "/evaluations", sessions.evaluations, "read"),
+        Route("GET", _ONE + "/logs", sessions.logs, "read"),
+        Route("GET", _ONE + "/replays", history.replays, "read"),
+        Route("GET", "/api/replays", history.all_replays, "read"),
+        Route("GET", _REPLAY, history.replay, "read"),
+        Route("GET", _REPLAY + "/frames", history.frames, "read"),
+        Route("GET", "/ws/{session_id:[A-Za-z0-9_-]{1,64}}", live.live, "read"),
+        Route("GET", "/static/{path:.+}", static, None),
     )
-    app.router.add_get("/static/{path:.+}", static)
+
+
+def add_routes(app: web.Application) -> None:
+    """Let ``app`` answer at every address."""
+    for route in routes():
+        app.router.add_route(route.method, route.path, route.handler)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, route.handler)
 
 
 async def index(_request: web.Request) -> web.FileResponse:
