@@ -118,6 +118,6 @@ $(STAMP): pyproject.toml constraints.txt
 	rm -f $(STAMP) $(VENV)/setup.log; \
 	install "build tools" hatchling editables; \
 	install "torch, the largest part" torch==2.13.0; \
-	install "gymcast with everything else" --no-build-isolation --editable '.[dev,postgres,video,wandb]'; \
+	install "gymcast with everything else" --no-build-isolation --editable '.[dev,postgres,redis,video,wandb]'; \
 	printf '%s' "$(CURDIR)" > $(STAMP); \
 	echo "gymcast: ready. Start with: make run   (or: $(VENV)/bin/gymcast --help)"

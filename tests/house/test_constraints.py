@@ -30,7 +30,7 @@ def pins() -> dict[str, str]:
 def closure() -> set[str]:
     """Names of everything that gymcast with the extras of `make setup` pulls in on this platform."""
     seen: dict[str, set[str]] = {}
-    wanted = {"dev", "postgres", "video", "wandb"}
+    wanted = {"dev", "postgres", "redis", "video", "wandb"}
     waiting: list[tuple[str, set[str]]] = [("gymcast", wanted), *((name, set[str]()) for name in BUILD)]
     while waiting:
         name, extras = waiting.pop()
