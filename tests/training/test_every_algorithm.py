@@ -65,9 +65,7 @@ def test_the_actions_choose_the_algorithm(space: Any, facts: dict[str, Any], cho
         (spaces.Tuple([BOX]), BOX, False, ""),
     ],
 )
-def test_algorithms_that_fit_can_be_built_and_the_others_say_why_not(
-    actions: Any, seen: Any, masks: bool, fit: str
-) -> None:
+def test_each_algorithm_is_built_or_says_why_it_does_not_fit(actions: Any, seen: Any, masks: bool, fit: str) -> None:
     reasons = {name: why_not(name, actions, seen, masks) for name in ALGORITHMS}
     assert [name for name, reason in reasons.items() if not reason] == fit.split()
     for name in fit.split():

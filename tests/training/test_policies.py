@@ -91,13 +91,20 @@ def test_the_network_is_the_configured_one() -> None:
     assert isinstance(actor[1], th.nn.ELU)
 
 
-def test_the_seed_decides_the_weights() -> None:
-    def weights(seed: int) -> th.Tensor:
+def test_the_seed_alone_decides_the_weights() -> None:
+    def weights(seed: int, threads: int = 1) -> th.Tensor:
         env = make_training_vec_env("CartPole-v1", 1, 0)
-        model = build_model(TrainingConfig(env_id="CartPole-v1"), env, seed)
+        before = th.get_num_threads()
+        th.set_num_threads(threads)
+        try:
+            model = build_model(TrainingConfig(env_id="CartPole-v1"), env, seed)
+            assert th.get_num_threads() == threads
+        finally:
+            th.set_num_threads(before)
         return th.nn.utils.parameters_to_vector(model.policy.parameters())
 
     assert th.equal(weights(1), weights(1)) and not th.equal(weights(1), weights(2))
+    assert th.equal(weights(1), weights(1, threads=2))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Final
 
+import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.maskable.utils import is_masking_supported
@@ -74,17 +76,29 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int, *, plain: bool =
         home = spec.batched
         if spec.buffer:
             arguments.setdefault("rollout_buffer_class", load_class(spec.buffer))
-    model: BaseAlgorithm = load_class(home)(
-        _policy_name(config, env.observation_space),
-        env,
-        seed=seed,
-        device=config.device,
-        **arguments,
-    )
+    with _one_thread():
+        model: BaseAlgorithm = load_class(home)(
+            _policy_name(config, env.observation_space),
+            env,
+            seed=seed,
+            device=config.device,
+            **arguments,
+        )
     compute_groups_together(model.policy)
     if resolve_precision(config.precision, config.device) == "bfloat16":
         _use_bfloat16(model.policy, config)
     return model
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A seed gives the same weights on any number of cores: orthogonal ones come from a QR decomposition."""
+    threads = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        yield
+    finally:
+        th.set_num_threads(threads)
 
 
 def load_class(home: str) -> Any:
