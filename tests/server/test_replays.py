@@ -192,6 +192,20 @@ async def test_replays_are_played_in_a_process_of_their_own_that_may_die(
     assert len(players()) == 1
 
 
+async def test_the_process_is_there_before_a_viewer_of_a_training_asks_for_pictures(
+    client: aiohttp.ClientSession, session: str, new_session: NewSession
+) -> None:
+    async with client.ws_connect(f"/ws/{await new_session()}"):  # of somebody else's training nothing may ever be drawn
+        pass
+    assert players() == []
+    async with client.ws_connect(f"/ws/{session}"):
+        for _ in range(1000):
+            if players():
+                break
+            await asyncio.sleep(0.02)
+    assert len(players()) == 1
+
+
 async def test_equal_requests_share_one_play(client: aiohttp.ClientSession, session: str) -> None:
     (one,) = (await listing(client, f"/api/replays?kind=logged&session={session}&limit=1&order=longest"))["replays"]
     views = await asyncio.gather(*(listing(client, one["frames_url"]) for _ in range(8)))

@@ -31,6 +31,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get between the answers
+    import gymcast.envs  # noqa: F401  (loaded before the first request, which then waits less)
+
     requests = sys.stdin.buffer
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         about_size, content_size = REQUEST.unpack(head)

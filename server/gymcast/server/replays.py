@@ -32,6 +32,16 @@ class ReplayProcess:
         self._one_at_a_time = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
 
+    async def prepare(self) -> None:
+        """Start the process before there is work: it takes seconds to load, in which a viewer would see nothing."""
+        async with self._one_at_a_time:
+            try:
+                await self._running()
+            except OSError as error:
+                log.warning("the process that plays replays cannot be started now: %s", error)
+            else:
+                self._wait_for_work()
+
     async def play(self, record: ReplayRecord, settings: dict[str, Any] | None = None) -> bytes:
         """JSON of the frames and decisions. Raises :class:`Problem`: 409 with the reason, or 503."""
         async with self._one_at_a_time:
@@ -44,23 +54,13 @@ class ReplayProcess:
                 raise Problem(
                     "busy", f"Replay {record.replay_id} could not be played now.", headers={"Retry-After": "5"}
                 ) from error
-            self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill)
+            self._wait_for_work()
         if not good:
             raise Problem("conflict", f"Replay {record.replay_id} cannot be played: {body.decode()[:1000]}")
         return body
 
     async def _ask(self, record: ReplayRecord, settings: dict[str, Any] | None) -> tuple[bool, bytes]:
-        if self._idle is not None:
-            self._idle.cancel()
-        process = self._process
-        if process is None or process.returncode is not None:
-            process = self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "gymcast.server.replay_worker",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-            )
+        process = await self._running()
         assert process.stdin is not None and process.stdout is not None, "both are pipes"
         facts = {"replay_id": record.replay_id, "decisions": record.decisions, "settings": settings}
         about = json.dumps(facts).encode()
@@ -68,6 +68,25 @@ class ReplayProcess:
         await process.stdin.drain()
         good, size = ANSWER.unpack(await process.stdout.readexactly(ANSWER.size))
         return bool(good), await process.stdout.readexactly(size)
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        """The process, started when there is none."""
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "gymcast.server.replay_worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+        return self._process
+
+    def _wait_for_work(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._kill)
 
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -109,6 +128,7 @@ class FrameCache:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
         self._running: dict[str, asyncio.Task[bytes]] = {}
+        self._preparing: asyncio.Task[None] | None = None
 
     async def get(self, replay_id: str) -> bytes:
         """JSON of the frames. Raises :class:`Problem` or ``NotFoundError``."""
@@ -123,8 +143,15 @@ class FrameCache:
         # One viewer that leaves must not end the simulation others wait for.
         return await asyncio.shield(task)
 
+    def prepare(self) -> None:
+        """Somebody begins to watch: load what draws, if it is not loaded."""
+        if self._preparing is None or self._preparing.done():
+            self._preparing = asyncio.create_task(self._player.prepare())
+
     async def close(self) -> None:
         """End the simulations at work and the process behind them."""
+        if self._preparing is not None:
+            await self._preparing
         await self._player.close()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         await self._player.close()

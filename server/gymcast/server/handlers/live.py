@@ -109,6 +109,8 @@ async def live(request: web.Request) -> web.WebSocketResponse:
             return ws
         _tune(transport)
         sink = client.sink = SocketSink(ws, transport)
+        if record.kind == "managed":
+            services.frames.prepare()
         await _converse(services, client, ws, waits="resume" in request.query)
     except Exception as error:
         # After the upgrade there is no HTTP answer any more. A client that comes back gets one.
