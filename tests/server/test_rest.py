@@ -356,7 +356,7 @@ async def test_unknown_session_is_404(client: aiohttp.ClientSession, action: str
 @asynccontextmanager
 async def with_manager(server: RunningServer, folder: Path) -> AsyncIterator[SessionManager]:
     """A server that runs trainings."""
-    limits = ResourceLimits(max_parallel_episodes_per_session=1000)
+    limits = ResourceLimits(max_parallel_episodes_per_session=1000, max_workers_per_session=4)
     async with SessionManager(resource_limits=limits, storage=server.storage, runs_dir=folder / "runs") as manager:
         server.manager = manager
         yield manager
@@ -419,7 +419,8 @@ async def test_managed_session_goes_to_the_manager(
         ({"env_id": "CartPole-v1", "speedMultiplier": 1000}, "/config/speed_multiplier"),
         ({"env_id": "CartPole-v1", "spedMultiplier": 10}, "/config/spedMultiplier"),
         ({"env_id": 5}, "/config/env_id"),
-        ({"env_id": "CartPole-v1", "parallel_episodes": 2000}, "/config"),
+        ({"env_id": "CartPole-v1", "parallel_episodes": 2000}, "/config/parallel_episodes"),
+        ({"env_id": "CartPole-v1", "workers": 5}, "/config/workers"),
         # A request names no code: it would be run.
         ({"env_id": "CartPole-v1", "gymPackages": ["antigravity"]}, "/config/gym_packages"),
         ({"env_id": "antigravity:CartPole-v1"}, "/config/gym_packages"),

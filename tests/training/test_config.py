@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from gymcast.training.algorithm_table import ALGORITHMS
@@ -135,4 +137,7 @@ def test_every_field_is_documented() -> None:
 def test_resource_limits_take_the_references_names() -> None:
     limits = ResourceLimits.parse({"maxConcurrentSessions": 2, "memory_limit_mb": 4096, "cpu_limit_percent": 80})
     assert (limits.max_concurrent_sessions, limits.memory_limit_mb) == (2, 4096)
+    assert limits.allowed_workers == 2 * (os.cpu_count() or 1)
+    own = ResourceLimits.of_one(TrainingConfig(workers=700, parallel_episodes=20_000))
+    assert (own.allowed_workers, own.max_parallel_episodes_per_session) == (700, 20_000)
     assert TrainingMode("batch") is TrainingMode.BATCH

@@ -22,7 +22,7 @@ from gymcast.server.cli_view import RunView
 from gymcast.server.config import ServerConfig
 from gymcast.server.display import Display, make_display
 from gymcast.training.algorithm_table import AUTO
-from gymcast.training.config import INITIAL_FILE
+from gymcast.training.config import INITIAL_FILE, ResourceLimits
 from gymcast.training.events import CHOSEN, RESUMED, TrainingStatusData
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed
@@ -69,7 +69,11 @@ async def _run(plan: TrainPlan) -> int:
         config = ServerConfig.load(
             environ={}, port=plan.port or DEFAULT_PORT, database={"url": database_url(plan.runs_dir)}
         )
-        async with serving(config, runs_dir=plan.runs_dir, any_port=plan.port is None) as (server, manager):
+        limits = ResourceLimits.of_one(plan.config)
+        async with serving(config, runs_dir=plan.runs_dir, limits=limits, any_port=plan.port is None) as (
+            server,
+            manager,
+        ):
             if stops.count:
                 return stops.exit_code
             return await _train(plan, server, manager, display, stops)

@@ -6,6 +6,7 @@ One frozen pydantic model for each. Values arrive from YAML presets, REST bodies
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -364,9 +365,26 @@ class ResourceLimits(ConfigModel):
     max_total_parallel_episodes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=65_536, description="parallel_episodes of all running sessions together"
     )
+    max_workers_per_session: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        default=None,
+        description="processes that step environments (workers) one session may ask for; null: twice the processors",
+    )
     memory_limit_mb: Annotated[int, Field(ge=64)] | None = Field(
         default=None, description="resident memory of all workers together, MiB; null: not limited"
     )
     cpu_limit_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = Field(
         default=None, description="processor use of all workers together, percent of the machine; null: not limited"
     )
+
+    @property
+    def allowed_workers(self) -> int:
+        """``max_workers_per_session``, as the machine has it."""
+        return self.max_workers_per_session or 2 * (os.cpu_count() or 1)
+
+    @classmethod
+    def of_one(cls, config: TrainingConfig) -> Self:
+        """For a session that has the machine for itself: what one session may have is no less than it asks for."""
+        usual = cls()
+        lanes = max(config.parallel_episodes, usual.max_parallel_episodes_per_session)
+        workers = max(1, config.workers) if isinstance(config.workers, int) else None
+        return cls(max_parallel_episodes_per_session=lanes, max_workers_per_session=workers)

@@ -24,7 +24,6 @@ _LAST = 2**53
 async def history(request: web.Request) -> web.Response:
     """``GET .../history``: see the module."""
     services = request.app[SERVICES]
-    session_id = (await services.storage.get_session(session_id_of(request))).session_id
     points = query_int(request, "points", 1, MAX_POINTS)
     if points is None:
         points = query_int(request, "max_points", 1, MAX_POINTS)
@@ -41,40 +40,22 @@ async def history(request: web.Request) -> web.Response:
         query_int(request, "last_episode", 0, _LAST),
     )
     cursor, limit = page_query(request)
-    names = query_names(request, "metrics")
-    page: Page[dict[str, Any]] = Page([], None)
-    total = 0
-    if "training_metrics" in kinds:
-        if resolution == "raw":
-            total = await services.storage.count_readings(session_id, wanted)
-            page = await services.storage.history_raw(session_id, wanted, limit=limit, cursor=cursor)
-        else:
-            buckets = await services.storage.history(
-                session_id,
-                wanted,
-                points=points or MAX_POINTS,
-                metrics=names,
-                max_raw_rows=services.config.performance.metrics_history_size,
-            )
-            total = sum(bucket["count"] for bucket in buckets)
-            page = Page(buckets, None)
-    document = {
-        "session_id": session_id,
-        "resolution": resolution,
-        "metrics_data": page.items,
-        "graph_data": await services.storage.graphs(session_id, wanted) if "graph_update" in kinds else [],
-        "total_points": total,
-        "next_cursor": page.next_cursor,
-    }
-    if "bot_decision" in kinds:
-        document["decision_data"] = await services.storage.decisions(session_id, wanted, limit=limit)
+    document = await services.api.get_history(
+        session_id_of(request),
+        wanted,
+        points=None if resolution == "raw" else points or MAX_POINTS,
+        kinds=kinds,
+        metrics=query_names(request, "metrics"),
+        cursor=cursor,
+        limit=limit,
+        max_raw_rows=services.config.performance.metrics_history_size,
+    )
     return answer(document)
 
 
 async def replays(request: web.Request) -> web.Response:
     """``GET .../replays``: newest first, each with the address of its frames; ``kind`` as in :func:`all_replays`."""
-    record = await request.app[SERVICES].storage.get_session(session_id_of(request))
-    return await _replays(request, record.session_id)
+    return await _replays(request, session_id_of(request))
 
 
 async def all_replays(request: web.Request) -> web.Response:
@@ -83,10 +64,7 @@ async def all_replays(request: web.Request) -> web.Response:
     ``kind`` is footage (the default: a few episodes with the bot's decisions, kept in the database) or logged (every
     episode of one ``session`` that was trained on this machine), which ``lane``, ``outcome`` and ``order`` select from.
     """
-    session_id = query_text(request, "session", 64)
-    if session_id is not None:
-        session_id = (await request.app[SERVICES].storage.get_session(session_id)).session_id
-    return await _replays(request, session_id)
+    return await _replays(request, query_text(request, "session", 64))
 
 
 async def _replays(request: web.Request, session_id: str | None) -> web.Response:
@@ -107,7 +85,7 @@ async def _replays(request: web.Request, session_id: str | None) -> web.Response
     elif outcome is not None or lane is not None or order != ORDERS[0]:
         raise invalid("kind", "query_parameter", "lane, outcome and order select from logged episodes: kind=logged")
     else:
-        page = await services.storage.replays(session_id, cursor=cursor, limit=limit)
+        page = await services.api.get_replays(session_id, cursor=cursor, limit=limit)
     found = [{**item, "frames_url": f"/api/replays/{item['replay_id']}/frames"} for item in page.items]
     return answer({"replays": found, "next_cursor": page.next_cursor})
 

@@ -67,7 +67,7 @@ async def _create(services: Services, value: dict[str, Any], key: str | None = N
     except ConfigError as error:
         raise config_problem(error) from None
     except SessionLimitError as error:
-        raise invalid("/config", "limit", str(error)) from None
+        raise invalid(f"/config/{error.field}", "limit", str(error)) from None
     except NotManagedError as error:
         raise Problem("not-managed", str(error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +19,7 @@ from gymcast.training.events import SessionStatus
 from gymcast.training.storage import (
     ACTIVE,
     TERMINAL,
+    HistoryRange,
     Page,
     SessionChanges,
     SessionRecord,
@@ -277,6 +278,56 @@ class TrainingAPI:
         """Evaluations, newest first."""
         await self.storage.get_session(session_id)
         return await self.storage.evaluations(session_id, cursor=cursor, limit=limit)
+
+    async def get_history(
+        self,
+        session_id: str,
+        wanted: HistoryRange | None = None,
+        *,
+        points: int | None = None,
+        kinds: Collection[str] = ("training_metrics", "graph_update"),
+        metrics: Sequence[str] | None = None,
+        cursor: str | None = None,
+        limit: int = 100,
+        max_raw_rows: int = 10_000,
+    ) -> dict[str, Any]:
+        """What was reported in a range: readings, graphs, and decisions (``bot_decision``) when ``kinds`` names them.
+
+        Readings come as at most ``points`` buckets of ``metrics`` (all without it), or without ``points`` as they were
+        sent, in pages. ``max_raw_rows`` are as many readings as a short history may scan instead of the sums.
+        """
+        wanted = wanted or HistoryRange()
+        storage = self.storage
+        await storage.get_session(session_id)
+        page: Page[dict[str, Any]] = Page([], None)
+        total = 0
+        if "training_metrics" in kinds and points is None:
+            total = await storage.count_readings(session_id, wanted)
+            page = await storage.history_raw(session_id, wanted, limit=limit, cursor=cursor)
+        elif "training_metrics" in kinds and points is not None:
+            buckets = await storage.history(
+                session_id, wanted, points=points, metrics=metrics, max_raw_rows=max_raw_rows
+            )
+            total, page = sum(bucket["count"] for bucket in buckets), Page(buckets, None)
+        found = {
+            "session_id": session_id,
+            "resolution": "raw" if points is None else "buckets",
+            "metrics_data": page.items,
+            "graph_data": await storage.graphs(session_id, wanted) if "graph_update" in kinds else [],
+            "total_points": total,
+            "next_cursor": page.next_cursor,
+        }
+        if "bot_decision" in kinds:
+            found["decision_data"] = await storage.decisions(session_id, wanted, limit=limit)
+        return found
+
+    async def get_replays(
+        self, session_id: str | None = None, *, cursor: str | None = None, limit: int = 100
+    ) -> Page[Any]:
+        """Footage of a session, or of all of them, newest first."""
+        if session_id is not None:
+            await self.storage.get_session(session_id)
+        return await self.storage.replays(session_id, cursor=cursor, limit=limit)
 
     async def get_logs(
         self, session_id: str, *, source: Literal["run", "worker"] = "run", cursor: str | None = None, limit: int = 100

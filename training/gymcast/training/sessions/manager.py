@@ -30,7 +30,11 @@ _ELSEWHERE_SECONDS: Final = 0.5
 
 
 class SessionLimitError(ValueError):
-    """A session asks for more than :class:`ResourceLimits` ever grants one session."""
+    """A session asks for more than :class:`ResourceLimits` ever grants one session. ``field`` is the setting it is."""
+
+    def __init__(self, field: str, text: str) -> None:
+        self.field = field
+        super().__init__(f"{field} is {text}")
 
 
 class SessionManager:
@@ -199,8 +203,15 @@ class SessionManager:
             allowed = getattr(self.limits, name)
             if config.parallel_episodes > allowed:
                 raise SessionLimitError(
-                    f"parallel_episodes is {config.parallel_episodes}; {whose} have at most {allowed} ({name})"
+                    "parallel_episodes", f"{config.parallel_episodes}; {whose} have at most {allowed} ({name})"
                 )
+        workers = 0 if config.workers == "auto" else min(config.workers, config.parallel_episodes)
+        if workers > (most := self.limits.allowed_workers):
+            raise SessionLimitError(
+                "workers",
+                f"{config.workers}; one session may have at most {most} processes that step its environments"
+                " (max_workers_per_session); give fewer, or leave it out for one for each processor",
+            )
 
     async def _session_of(self, run_dir: Path) -> SessionRecord | None:
         """The ended session that made ``run_dir``, if this database has it."""

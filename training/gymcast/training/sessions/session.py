@@ -105,9 +105,7 @@ class TrainingSession:
         config = await asyncio.to_thread(known_game, self.config)
         if self._manager is None:
             # One session has the machine for itself; the limits are there to share it.
-            lanes = max(config.parallel_episodes, ResourceLimits().max_parallel_episodes_per_session)
-            limits = ResourceLimits(max_parallel_episodes_per_session=lanes)
-            self._manager = SessionManager(resource_limits=limits, runs_dir=self._runs_dir)
+            self._manager = SessionManager(resource_limits=ResourceLimits.of_one(config), runs_dir=self._runs_dir)
             await self._manager.start()
         manager = self._manager
         self._unlisten = manager.storage.listen(self._take)
