@@ -112,6 +112,70 @@ async def test_page_has_a_strict_policy_and_is_checked_each_time(client: aiohttp
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
-def test_other_addresses_are_refused(host: str) -> None:
-    with pytest.raises(ServerConfigError, match=r"authentication.*127\.0\.0\.1"):
+def test_other_addresses_need_secret_authentication_and_origins(host: str) -> None:
+    with pytest.raises(ServerConfigError) as refused:
         create_app(ServerConfig(host=host))
+    settings = [setting for setting, _text in refused.value.problems]
+    assert settings == ["security.enable_auth", "security.jwt_secret_key", "security.cors_origins", "host"]
+    text = str(refused.value)
+    for remedy in ("GYMCAST_ENABLE_AUTH=true", "$(gymcast token secret)", "CORS_ORIGINS=https://", "127.0.0.1"):
+        assert remedy in text
+    good = {"enable_auth": True, "jwt_secret_key": "s" * 32, "cors_origins": ["https://yourdomain.com"]}
+    create_app(ServerConfig(host=host, security=good))
+    for name in good:
+        with pytest.raises(ServerConfigError, match=name):
+            create_app(ServerConfig(host=host, security={key: value for key, value in good.items() if key != name}))
+
+
+def test_authentication_without_a_secret_is_refused_here_too() -> None:
+    with pytest.raises(ServerConfigError, match="gymcast token secret"):
+        create_app(ServerConfig(enable_auth=True))
+
+
+@pytest.mark.parametrize(
+    ("host", "fine"),
+    [
+        ("yourdomain.com", True),
+        ("trainer:8000", True),
+        ("localhost:8000", True),
+        ("10.1.2.3:8000", True),
+        ("[2001:db8::1]", True),
+        ("evil.example", False),
+        ("yourdomain.com.evil.example", False),
+        ("", False),
+    ],
+)
+async def test_names_of_a_server_that_others_can_reach(tmp_path: Path, host: str, fine: bool) -> None:
+    async with (
+        running_server(exposed(tmp_path)) as server,
+        aiohttp.ClientSession() as client,
+        client.get(f"http://127.0.0.1:{server.port}/health", headers={"Host": host}) as answer,
+    ):
+        if fine:
+            assert answer.status == 200
+        else:
+            await expect_problem(answer, 403, "foreign-host")
+
+
+async def test_a_server_that_others_can_reach_knows_its_page_by_the_list_only(tmp_path: Path) -> None:
+    async with running_server(exposed(tmp_path)) as server, aiohttp.ClientSession() as client:
+        for host, origin, fine in (
+            ("yourdomain.com", "https://yourdomain.com", True),
+            ("yourdomain.com", "http://yourdomain.com", False),
+            ("10.1.2.3:8000", "http://10.1.2.3:8000", False),
+            ("trainer", "http://trainer", False),
+        ):
+            headers = {"Host": host, "Origin": origin}
+            async with client.post(f"http://127.0.0.1:{server.port}{SESSIONS}", headers=headers, json={}) as answer:
+                await expect_problem(answer, *((401, "unauthorized") if fine else (403, "foreign-origin")))
+
+
+def exposed(tmp_path: Path) -> ServerConfig:
+    """Settings of a server on every address of this machine."""
+    security = {
+        "enable_auth": True,
+        "jwt_secret_key": "a-secret-of-these-tests-and-of-nothing-else",
+        "cors_origins": ["https://yourdomain.com"],
+        "allowed_hosts": ["trainer"],
+    }
+    return server_config(tmp_path, host="0.0.0.0", security=security)

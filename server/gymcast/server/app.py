@@ -20,6 +20,7 @@ from aiohttp import web
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed, Storage, StorageError
 
+from .auth import AUTH, Authenticator, authenticate, everybody
 from .config import ServerConfig
 from .guard import add_headers, errors, origins
 from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Services
@@ -57,8 +58,10 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
     """
     config = config or ServerConfig()
     config.check_startable()
-    app = web.Application(middlewares=[errors, origins], client_max_size=MAX_BODY_BYTES)
+    who = authenticate if config.security.enable_auth else everybody
+    app = web.Application(middlewares=[errors, origins, who], client_max_size=MAX_BODY_BYTES)
     app[CONFIG] = config
+    app[AUTH] = Authenticator(config.jwt_secret)
     add_routes(app)
     app.on_response_prepare.append(add_headers)
 

@@ -15,6 +15,7 @@ from gymcast.server import (
     cli_serve,
     cli_sessions,
     cli_submit,
+    cli_token,
     cli_train,
     cli_verify_resume,
     cli_verify_speed,
@@ -71,4 +72,5 @@ app.command("verify-speed", epilog=cli_verify_speed.EPILOG)(cli_verify_speed.ver
 app.add_typer(cli_replay.app, name="replay")
 cli_sessions.app.command("submit", epilog=cli_submit.EPILOG)(cli_submit.submit)
 app.add_typer(cli_sessions.app, name="sessions")
+app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_envs.app, name="envs")

@@ -7,8 +7,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -17,6 +19,24 @@ MIN_SECRET_BYTES: Final = 32
 EXAMPLE_SECRETS: Final = frozenset({"your-secret-key", "production-secret-key"})
 _ORIGIN: Final = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?")
 _DEFAULT_DATABASE: Final = "sqlite:///data/training_metrics.db"
+
+
+def check_secret(secret: str) -> None:
+    """Raise ``ValueError`` for a secret that somebody could guess; the text does not repeat it."""
+    if any(example in secret.lower() for example in EXAMPLE_SECRETS):
+        raise ValueError(
+            "this is the secret of the documentation's example; make one of your own: gymcast token secret"
+        )
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise ValueError(
+            f"{len(secret.encode())} bytes are too short; use at least {MIN_SECRET_BYTES}: gymcast token secret"
+        )
+
+
+_NO_SECRET: Final = (
+    f"is missing: a secret of at least {MIN_SECRET_BYTES} bytes signs the tokens."
+    ' Make one: export JWT_SECRET_KEY="$(gymcast token secret)"'
+)
 
 
 class ServerConfigError(ValueError):
@@ -62,7 +82,14 @@ class SecurityConfig(_Section):
         default=None, description=f"secret that signs tokens, at least {MIN_SECRET_BYTES} bytes"
     )
     cors_origins: tuple[str, ...] = Field(
-        default=(), description="exact origins of other pages that may use this server, such as http://localhost:3000"
+        default=(),
+        description="exact origins of pages that may use this server, such as http://localhost:3000; a server that"
+        " other machines can reach needs its own page's origin here",
+    )
+    allowed_hosts: tuple[Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)$")], ...] = Field(
+        default=(),
+        description="more names under which this server is reached (the Host header without its port); those of"
+        " cors_origins, of this machine, and with authentication every IP address are known anyway",
     )
     gym_packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = Field(
         default=(),
@@ -84,11 +111,7 @@ class SecurityConfig(_Section):
     @classmethod
     def _strong(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            secret = value.get_secret_value()
-            if secret in EXAMPLE_SECRETS:
-                raise ValueError("this is the secret of the documentation's example; make one of your own")
-            if len(secret.encode()) < MIN_SECRET_BYTES:
-                raise ValueError(f"{len(secret.encode())} bytes are too short; use at least {MIN_SECRET_BYTES}")
+            check_secret(value.get_secret_value())
         return value
 
 
@@ -145,10 +168,13 @@ _ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "REDIS_URL": ("redis", "url"),
     "JWT_SECRET_KEY": ("security", "jwt_secret_key"),
     "CORS_ORIGINS": ("security", "cors_origins"),
+    "GYMCAST_ENABLE_AUTH": ("security", "enable_auth"),
+    "GYMCAST_ALLOWED_HOSTS": ("security", "allowed_hosts"),
     "GYMCAST_GYM_PACKAGES": ("security", "gym_packages"),
     "GAME_SERVER_URL": ("integration", "game_server_url"),
     "MAX_CONNECTIONS_PER_SESSION": ("performance", "max_connections_per_session"),
     "MAX_TOTAL_CONNECTIONS": ("performance", "max_total_connections"),
+    "GYMCAST_ENABLE_RATE_LIMITING": ("performance", "enable_rate_limiting"),
     "DATA_STORAGE_PATH": ("data_storage_path",),
 }
 
@@ -203,6 +229,19 @@ class ServerConfig(_Section):
         return _DEFAULT_DATABASE
 
     @property
+    def jwt_secret(self) -> str | None:
+        """The secret that signs tokens."""
+        secret = self.security.jwt_secret_key
+        return None if secret is None else secret.get_secret_value()
+
+    @cached_property
+    def host_names(self) -> frozenset[str]:
+        """Names that a Host header may have, in lower case."""
+        origins = {(urlsplit(origin).hostname or "") for origin in self.security.cors_origins}
+        own = {name.lower().strip("[]") for name in (self.host, *self.security.allowed_hosts)}
+        return frozenset({"localhost", "127.0.0.1", "::1"} | own | (origins if not self.is_loopback else set()))
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         if self.host == "localhost":
@@ -244,24 +283,40 @@ class ServerConfig(_Section):
 
     def check_startable(self) -> None:
         """Raise :class:`ServerConfigError` for settings that would be unsafe or that this version cannot honour."""
-        problems = []
-        if not self.is_loopback:
-            problems.append(
-                (
-                    "host",
-                    f"{self.host} can be reached from other machines, which needs authentication, and this version has"
-                    " none yet; use 127.0.0.1 (and an SSH tunnel to reach it from elsewhere)",
-                )
-            )
+        problems = self._missing_for_strangers()
+        if self.security.enable_auth and self.is_loopback and self.security.jwt_secret_key is None:
+            problems.append(("security.jwt_secret_key", _NO_SECRET))
         for setting, wanted in (
             ("redis.enabled", self.redis.enabled),
-            ("security.enable_auth", self.security.enable_auth),
             ("performance.enable_rate_limiting", self.performance.enable_rate_limiting),
         ):
             if wanted:
                 problems.append((setting, "is not available in this version; leave it off"))
         if problems:
             raise ServerConfigError(problems)
+
+    def _missing_for_strangers(self) -> list[tuple[str, str]]:
+        """What is missing before other machines may reach the server, each with its remedy."""
+        if self.is_loopback:
+            return []
+        why = f"{self.host} can be reached from other machines"
+        missing = []
+        if not self.security.enable_auth:
+            missing.append(
+                ("security.enable_auth", f"{why}, so every request has to prove who sends it: GYMCAST_ENABLE_AUTH=true")
+            )
+        if self.security.jwt_secret_key is None:
+            missing.append(("security.jwt_secret_key", _NO_SECRET))
+        if not self.security.cors_origins:
+            missing.append(
+                (
+                    "security.cors_origins",
+                    "name the exact address under which browsers open the page: CORS_ORIGINS=https://gymcast.example.org",
+                )
+            )
+        if missing:
+            missing.append(("host", f"{why}; to stay on this machine use 127.0.0.1 (and an SSH tunnel from elsewhere)"))
+        return missing
 
 
 ServerConfiguration = ServerConfig
@@ -286,7 +341,7 @@ def _put(values: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
 
 
 def _parse(variable: str, text: str) -> Any:
-    if variable in ("CORS_ORIGINS", "GYMCAST_GYM_PACKAGES"):
+    if variable in ("CORS_ORIGINS", "GYMCAST_ALLOWED_HOSTS", "GYMCAST_GYM_PACKAGES"):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -20,10 +21,9 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CORS_METHODS: Final = "GET, POST, PUT, DELETE"
-_CORS_HEADERS: Final = "Content-Type, If-Match, If-None-Match, Idempotency-Key"
+_CORS_HEADERS: Final = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key"
 # Scripts and styles come from files of this server only; the page brings plotly's style rules in a file of its own.
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
@@ -74,13 +74,16 @@ async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Keep pages of other origins out, so that a web page cannot drive a server that trusts its own machine.
 
     The Host header has to name this server (a page of another name that resolves to this address is refused: DNS
-    rebinding). A request that can change something, and every WebSocket, must come from this origin or a listed one,
-    or from no page at all.
+    rebinding). When other machines may reach the server, any IP address is fine too: no page has one for a name that
+    resolves to something else. A request that can change something, and every WebSocket, must come from this origin
+    (which has to be listed too where other machines may reach the server) or a listed one, or from no page at all.
     """
     config = request.app[CONFIG]
     host = _host(request)
-    if config.is_loopback and host not in _LOOPBACK_NAMES | {config.host.lower().strip("[]")}:
-        raise Problem("foreign-host", f"The Host header names {request.headers.get(hdrs.HOST, '')[:100]!r}.")
+    if host not in config.host_names and (config.is_loopback or not _is_address(host)):
+        raise Problem(
+            "foreign-host", f"The Host header names {request.headers.get(hdrs.HOST, '')[:100]!r}; see allowed_hosts."
+        )
     origin = request.headers.get(hdrs.ORIGIN)
     allowed = _allows(config, request, origin)
     upgrade = hdrs.UPGRADE in request.headers
@@ -108,12 +111,22 @@ def _host(request: web.Request) -> str:
         return ""
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _allows(config: ServerConfig, request: web.Request, origin: str | None) -> bool:
     if origin is None:
         # Not from a page, or from a browser that tells the same in this header.
         return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
-    own = f"{request.scheme}://{request.headers.get(hdrs.HOST, '')}"
-    return origin.lower() == own.lower() or origin.lower() in config.security.cors_origins
+    if origin.lower() in config.security.cors_origins:
+        return True
+    # The Host header says who this server is only where nobody but this machine can send one.
+    return config.is_loopback and origin.lower() == f"{request.scheme}://{request.headers.get(hdrs.HOST, '')}".lower()
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -124,7 +137,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         headers.add(hdrs.VARY, "Origin")
         if origin.lower() in request.app[CONFIG].security.cors_origins:
             headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Location, Retry-After, X-Request-Id"
+            headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Location, Retry-After, WWW-Authenticate, X-Request-Id"
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in headers:

@@ -31,6 +31,12 @@ PROBLEM_TYPES: Final[dict[str, tuple[int, str, str]]] = {
         "The request cannot be read: not HTTP, not JSON, not UTF-8, or empty.",
     ),
     "bad-cursor": (400, "Unknown cursor", "The cursor was not handed out for this list. Start again without one."),
+    "unauthorized": (
+        401,
+        "Unauthorized",
+        "The request needs a token that this server signed; see docs/security.md.",
+    ),
+    "forbidden": (403, "Forbidden", "The token is good, but does not allow this; see docs/security.md for the scopes."),
     "foreign-origin": (403, "Foreign origin", "A page of another origin may not use this server unless it is listed."),
     "foreign-host": (403, "Foreign host name", "The Host header does not name this server."),
     "not-found": (404, "Not found", "There is nothing at this address."),

@@ -10,10 +10,9 @@ from typing import Final, Literal
 
 from aiohttp import web
 
+from .auth import ROUTE_SCOPES, Scope
 from .handlers import history, live, reports, sessions, system
 from .problems import Problem
-
-Scope = Literal["read", "ingest", "control", "admin"]
 
 STATIC: Final = Path(__file__).parent / "static"
 _SESSIONS: Final = "/api/training/sessions"
@@ -47,10 +46,11 @@ def routes() -> tuple[Route, ...]:
         Route("GET", "/api/system/status", system.system_status, "read"),
         Route("GET", "/api/envs", system.envs, "read"),
         Route("GET", "/api/envs/{env_id:.+}", system.env, "read"),
-        Route("POST", _SESSIONS, sessions.create, "control"),
+        # ingest is enough for a session that somebody else trains; one that is trained here takes control (auth.py).
+        Route("POST", _SESSIONS, sessions.create, "ingest"),
         Route("GET", _SESSIONS, sessions.listing, "read"),
         Route("GET", _ONE, sessions.read, "read"),
-        Route("PUT", _ONE, sessions.update, "control"),
+        Route("PUT", _ONE, sessions.update, "ingest"),
         Route("DELETE", _ONE, sessions.delete, "control"),
         Route("POST", _ONE + "/pause", sessions.pause, "control"),
         Route("POST", _ONE + "/resume", sessions.resume, "control"),
@@ -76,10 +76,10 @@ def routes() -> tuple[Route, ...]:
 
 def add_routes(app: web.Application) -> None:
     """Let ``app`` answer at every address."""
+    scopes = app[ROUTE_SCOPES] = {}
     for route in routes():
-        app.router.add_route(route.method, route.path, route.handler)
-        if route.method == "GET":
-            app.router.add_route("HEAD", route.path, route.handler)
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            scopes[app.router.add_route(method, route.path, route.handler)] = route.scope
 
 
 async def index(_request: web.Request) -> web.FileResponse:

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from pydantic import ValidationError
 
+from gymcast.server.auth import PRINCIPAL, require
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.training.config import ConfigError
 from gymcast.training.sessions import NotManagedError, SessionLimitError
@@ -37,6 +38,8 @@ async def create(request: web.Request) -> web.Response:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise invalid("", "dict_type", "expected an object")
+    if "config" in value:
+        require(request[PRINCIPAL], "control")
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return _created(services, await _create(services, value))
