@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
-from gymcast.server import RunningServer, hub, running_server
+from gymcast.server import RunningServer, channels, hub, running_server
 from gymcast.server.handlers import live
 
 from ..reference_examples import DECISION, GRAPH
@@ -192,9 +192,9 @@ async def test_resume_beyond_the_ring_is_not_recovered(
     session_id = await new_session()
     async with client.ws_connect(f"/ws/{session_id}") as ws:
         epoch = (await next_message(ws))["epoch"]
-        for start in range(0, hub.RING_MESSAGES + 1, 500):
+        for start in range(0, channels.RING_MESSAGES + 1, 500):
             await post(client, session_id, "metrics", [metrics(start + number) for number in range(500)])
-        assert len(server.hub.channel(session_id).ring) == hub.RING_MESSAGES
+        assert len(server.hub.channel(session_id).ring) == channels.RING_MESSAGES
     async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
         await next_message(ws)
         heads = dict(server.hub.channel(session_id).heads)

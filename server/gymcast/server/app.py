@@ -89,6 +89,7 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
         hub = Hub(
             per_session=config.performance.max_connections_per_session,
             total=config.performance.max_total_connections,
+            heartbeat=config.performance.heartbeat_seconds,
         )
         services = Services(config, storage, hub, time.monotonic())
         stack.push_async_callback(services.frames.close)

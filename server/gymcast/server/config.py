@@ -142,6 +142,10 @@ class PerformanceConfig(_Section):
         default=10,
         description="seconds a connection may take to send the next request's line and headers, idle time included",
     )
+    heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=20,
+        description="a WebSocket viewer is pinged after so many silent seconds, and closed after half as many more",
+    )
     enable_rate_limiting: bool = Field(default=False, description="limit requests per client")
 
 

@@ -1,138 +1,62 @@
 """Fan-out of live messages. No I/O in here: sockets are reached through :class:`Sink`.
 
 A message is encoded once and framed once. All messages of one turn of the event loop form a tick, and each client gets
-a tick in one write. There is no queue and no task per client: a client that reads too slowly shows by its own backlog.
+a tick in one write. There is no queue, no task and no timer per client: a client that reads too slowly shows by its own
+backlog, and one timer for all of them finds those that are silent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import random
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gymcast.training.events import utc_now
 
-from .messages import CLOSE_ENDED, CLOSE_SLOW, LATEST_WINS, SKIPPED_WHEN_SLOW, encode, frame_text
+from .channels import Channel, Client, HubFullError, Listener, LiveMessage, Place
+from .messages import (
+    CLOSE_ENDED,
+    CLOSE_SLOW,
+    CLOSE_STATE_LOST,
+    LATEST_WINS,
+    PING,
+    SKIPPED_WHEN_SLOW,
+    batched,
+    encode,
+    frame_text,
+)
 
-log = logging.getLogger(__name__)
-
-RING_MESSAGES: Final = 1_000
-RING_SECONDS: Final = 60.0
-RING_BYTES: Final = 8 << 20
 SOFT_BACKLOG: Final = 64 << 10
 HARD_BACKLOG: Final = 256 << 10
 SLOW_SECONDS: Final = 5.0
+HEARTBEAT_SECONDS: Final = 20.0
 _WATCH_SECONDS: Final = 0.05
 _LOSSY: Final = LATEST_WINS | SKIPPED_WHEN_SLOW
 
 
-class Sink(Protocol):
-    """Where a client's bytes go."""
-
-    def write(self, data: bytes) -> None:
-        """Send without waiting; what the socket does not take is kept."""
-
-    def backlog(self) -> int:
-        """Bytes kept because the socket did not take them."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Begin to close, and cut the connection if the peer does not follow."""
-
-
-class HubFullError(Exception):
-    """A limit of connections is reached. ``scope`` is ``"session"`` or ``"server"``."""
-
-    def __init__(self, scope: str, limit: int) -> None:
-        self.scope = scope
-        self.limit = limit
-        super().__init__(f"this {scope} has its {limit} viewers already")
-
-
-@dataclass(frozen=True, slots=True)
-class LiveMessage:
-    """One message as it goes out; ``at`` is loop time."""
-
-    type: str
-    key: str
-    seq: int
-    at: float
-    ts: datetime
-    data: dict[str, Any]
-    frame: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """One viewer. ``types`` is ``None`` for all; ``gap`` is the least time between lossy messages, in seconds."""
-
-    id: str
-    session_id: str
-    user_name: str | None = None
-    sink: Sink | None = None
-    types: frozenset[str] | None = None
-    gap: float = 0.0
-    # Messages that arrive before the snapshot is out; None once it is.
-    joining: list[LiveMessage] | None = field(default_factory=list)
-    held: dict[str, LiveMessage] = field(default_factory=dict)
-    sent_at: dict[str, float] = field(default_factory=dict)
-    slow_since: float | None = None
-    # Size of a write that is large by itself (a snapshot): its own bytes do not make a client slow.
-    bulk: int = 0
-
-    def wants(self, kind: str) -> bool:
-        """Whether it subscribed to a type; errors always arrive."""
-        return self.types is None or kind in self.types or kind == "error"
-
-    @property
-    def plain(self) -> bool:
-        """Whether it takes a tick as it is."""
-        return (
-            self.joining is None and self.types is None and not self.gap and not self.held and self.slow_since is None
-        )
-
-
-@dataclass(slots=True, eq=False)
-class Listener:
-    """Code in this process that follows a session."""
-
-    queue: deque[LiveMessage]
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@dataclass(slots=True, eq=False)
-class Channel:
-    """Everything live about one session."""
-
-    session_id: str
-    epoch: str
-    heads: dict[str, int] = field(default_factory=dict)
-    ring: deque[LiveMessage] = field(default_factory=deque)
-    ring_bytes: int = 0
-    last: dict[str, LiveMessage] = field(default_factory=dict)
-    pending: list[LiveMessage] = field(default_factory=list)
-    clients: set[Client] = field(default_factory=set)
-    listeners: set[Listener] = field(default_factory=set)
-    count_due: bool = False
-
-
 class Hub:
-    """All channels of one server process."""
+    """All channels of one server process.
 
-    def __init__(self, *, per_session: int = 50, total: int = 1000) -> None:
+    A client that says nothing for ``heartbeat`` seconds is pinged, and closed when it says nothing for half as long
+    again.
+    """
+
+    def __init__(self, *, per_session: int = 50, total: int = 1000, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         self._loop = asyncio.get_running_loop()
         self.per_session = per_session
         self.total = total
+        self.heartbeat = heartbeat
         self.connections = 0
         self._channels: dict[str, Channel] = {}
         self._dirty: set[Channel] = set()
         self._watched: set[Client] = set()
         self._watching = False
+        self._beating = False
 
     def channel(self, session_id: str) -> Channel:
         """The channel of a session, made on first use."""
@@ -149,26 +73,51 @@ class Hub:
     # Publishing
 
     def publish(
-        self, session_id: str, kind: str, data: dict[str, Any], *, key: str | None = None, ts: datetime | None = None
-    ) -> None:
-        """Number, encode and frame a message, and send it to everyone at the end of this turn of the loop."""
+        self,
+        session_id: str,
+        kind: str,
+        data: dict[str, Any],
+        *,
+        key: str | None = None,
+        ts: datetime | None = None,
+        place: Place | None = None,
+    ) -> bool:
+        """Number, encode and frame a message, and send it to everyone at the end of this turn of the loop.
+
+        ``place`` is its number when another process gave it one. Returns whether it was sent: a number that came before
+        is not sent again. A number that leaves others out is sent; who asks for those left out is told that they are
+        gone. Another epoch than the channel's begins it anew, as :meth:`renumber` does.
+        """
         channel = self.channel(session_id)
-        seq = channel.heads[kind] = channel.heads.get(kind, 0) + 1
+        head = channel.heads.get(kind, 0)
+        if place is not None:
+            if place.epoch != channel.epoch:
+                self.renumber(session_id, place.epoch, {})
+            elif place.seq <= head:
+                return False
+        seq = head + 1 if place is None else place.seq
         moment = ts or utc_now()
         frame = frame_text(encode(session_id, channel.epoch, kind, seq, moment, data))
-        message = LiveMessage(kind, key or kind, seq, self._loop.time(), moment, data, frame)
-        channel.last[message.key] = message
-        channel.ring.append(message)
-        channel.ring_bytes += len(frame)
-        self._trim(channel, message.at)
-        channel.pending.append(message)
-        for listener in channel.listeners:
-            listener.queue.append(message)
-            listener.wake.set()
+        channel.add(LiveMessage(kind, key or kind, seq, self._loop.time(), moment, data, frame))
         if channel not in self._dirty:
             if not self._dirty:
                 self._loop.call_soon(self._tick)
             self._dirty.add(channel)
+        return True
+
+    def renumber(self, session_id: str, epoch: str, heads: Mapping[str, int]) -> None:
+        """Take numbers that somebody else gives: the stream goes on after ``heads``, with nothing kept of before.
+
+        Clients that were told another epoch are closed (4010); they connect again and get the state.
+        """
+        channel = self.channel(session_id)
+        if epoch != channel.epoch:
+            for client in tuple(channel.clients):
+                if client.sink is not None:
+                    self._close(client, CLOSE_STATE_LOST, "the numbers of this session begin anew")
+                elif client.joining:
+                    client.joining.clear()
+        channel.renumber(epoch, dict(heads))
 
     def direct(self, client: Client, kind: str, data: dict[str, Any], *, seq: int = 0) -> bytes:
         """A framed message for one client; it is not part of the numbered stream."""
@@ -180,26 +129,30 @@ class Hub:
         if client.sink is not None and client in self.channel(client.session_id).clients:
             self._write(client, frame)
 
-    @staticmethod
-    def _trim(channel: Channel, now: float) -> None:
-        ring = channel.ring
-        while ring and (
-            len(ring) > RING_MESSAGES or channel.ring_bytes > RING_BYTES or now - ring[0].at > RING_SECONDS
-        ):
-            channel.ring_bytes -= len(ring.popleft().frame)
-
     def _tick(self) -> None:
         dirty, self._dirty = self._dirty, set()
         for channel in dirty:
             pending, channel.pending = channel.pending, []
+            if not pending:
+                continue
             joined = b"".join(message.frame for message in pending)
+            batch: bytes | None = None
             for client in tuple(channel.clients):
                 if client.plain:
-                    self._write(client, joined)
+                    if not client.batch:
+                        self._write(client, joined)
+                        continue
+                    if batch is None:
+                        batch = self._batched(client, pending)
+                    self._write(client, batch)
                 elif client.joining is not None:
                     client.joining.extend(pending)
                 else:
                     self._deliver(client, pending)
+
+    def _batched(self, client: Client, messages: Iterable[LiveMessage]) -> bytes:
+        channel = self.channel(client.session_id)
+        return batched(client.session_id, channel.epoch, utc_now(), [message.frame for message in messages])
 
     # Clients
 
@@ -211,10 +164,22 @@ class Hub:
         if self.connections >= self.total:
             raise HubFullError("server", self.total)
         client = Client(secrets.token_hex(8), session_id, user_name)
+        # Pings to clients that all connected at once are spread over some seconds.
+        client.heard = self._loop.time() - random.random() * self.heartbeat / 2
         self.channel(session_id).clients.add(client)
         self.connections += 1
         self._count_changed(session_id)
+        if not self._beating:
+            self._beating = True
+            self._loop.call_later(self.heartbeat / 20, self._beat)
         return client
+
+    def hold(self, client: Client) -> None:
+        """Keep a client's live messages again until :meth:`start`: it is about to get the state anew."""
+        self._tick()
+        if client.joining is None:
+            client.joining = []
+            client.held.clear()
 
     def start(self, client: Client, snapshot: Iterable[bytes], floors: Mapping[str, int]) -> None:
         """Send the snapshot, then what arrived meanwhile, then go live.
@@ -241,18 +206,16 @@ class Hub:
     def resume(self, client: Client, epoch: str, seen: dict[str, int]) -> list[bytes] | None:
         """Everything after ``seen`` in order, or ``None`` when any of it is gone: never a part of it."""
         self._tick()
-        channel = self.channel(client.session_id)
-        if epoch != channel.epoch:
+        rest = self.channel(client.session_id).rest(epoch, seen, client.wants)
+        if rest is None:
             return None
-        wanted = {kind: head for kind, head in channel.heads.items() if client.wants(kind)}
-        if any(seen.get(kind, 0) > head for kind, head in wanted.items()):
-            return None
-        rest = [
-            message for message in channel.ring if message.type in wanted and message.seq > seen.get(message.type, 0)
-        ]
-        if len(rest) != sum(head - seen.get(kind, 0) for kind, head in wanted.items()):
-            return None
+        client.held.clear()  # the rest has it
         return [message.frame for message in rest]
+
+    def heard(self, client: Client) -> None:
+        """Something came from a client, so it lives."""
+        client.heard = self._loop.time()
+        client.asked = None
 
     def drop_channel(self, session_id: str, code: int = CLOSE_ENDED, reason: str = "the session is deleted") -> None:
         """Close every client of a session and forget the channel."""
@@ -275,7 +238,7 @@ class Hub:
         """Forget channels that nobody watches and whose ring has run out."""
         now = self._loop.time()
         for session_id, channel in tuple(self._channels.items()):
-            self._trim(channel, now)
+            channel.trim(now)
             if not (channel.clients or channel.ring or channel.listeners or channel.pending):
                 del self._channels[session_id]
 
@@ -289,7 +252,7 @@ class Hub:
     def _deliver(self, client: Client, messages: Iterable[LiveMessage]) -> None:
         now = self._loop.time()
         slow = client.slow_since is not None
-        out = []
+        out: list[LiveMessage] = []
         for message in messages:
             if not client.wants(message.type):
                 continue
@@ -302,11 +265,11 @@ class Hub:
                     client.held[message.key] = message
                     continue
                 client.sent_at[message.key] = now
-            out.append(message.frame)
+            out.append(message)
         if client.held:
             self._watch(client)
         if out:
-            self._write(client, b"".join(out))
+            self._write(client, self._batched(client, out) if client.batch else b"".join(m.frame for m in out))
 
     def _write(self, client: Client, data: bytes) -> None:
         sink = client.sink
@@ -315,8 +278,7 @@ class Hub:
         if client.slow_since is not None and sink.backlog() + len(data) > HARD_BACKLOG + client.bulk:
             self._close(client, CLOSE_SLOW, "reading too slowly")
             return
-        sink.write(data)
-        if client.slow_since is None and sink.backlog() > SOFT_BACKLOG:
+        if sink.write(data) > SOFT_BACKLOG and client.slow_since is None:
             client.slow_since = self._loop.time()
             client.bulk = max(client.bulk, len(data))
             self._watch(client)
@@ -350,6 +312,25 @@ class Hub:
         self._watching = bool(self._watched)
         if self._watching:
             self._loop.call_later(_WATCH_SECONDS, self._look)
+
+    # Signs of life
+
+    def _beat(self) -> None:
+        """Ping who has been silent; close who stays silent. Runs while there is anybody."""
+        now, step = self._loop.time(), self.heartbeat / 20
+        for channel in tuple(self._channels.values()):
+            for client in tuple(channel.clients):
+                if client.sink is None:
+                    continue
+                if client.asked is not None:
+                    if now + step - client.asked > self.heartbeat / 2:
+                        self._close(client, CLOSE_SLOW, "no answer to a ping")
+                elif now + step - client.heard > self.heartbeat:
+                    client.asked = now
+                    self._write(client, PING)
+        self._beating = self.connections > 0
+        if self._beating:
+            self._loop.call_later(step, self._beat)
 
     # Spectator count
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -41,8 +42,15 @@ SKIPPED_WHEN_SLOW: Final = frozenset({"bot_decision"})
 
 CLOSE_SHUTDOWN: Final = 1001
 CLOSE_RATE: Final = 1008
+CLOSE_FAILED: Final = 1011
 CLOSE_SLOW: Final = 4008
+CLOSE_STATE_LOST: Final = 4010
+CLOSE_UNKNOWN: Final = 4404
 CLOSE_ENDED: Final = 4410
+
+PING: Final = b"\x89\x00"
+# A batch is closed once it is this large, and another one begun: clients have limits of their own.
+_BATCH_BYTES: Final = 512 << 10
 
 ChannelType = Literal[
     "training_metrics", "bot_decision", "graph_update", "frame", "training_status", "checkpoint", "evaluation"
@@ -54,11 +62,15 @@ class _Inbound(BaseModel):
 
 
 class Subscribe(_Inbound):
-    """Receive exactly ``types`` (null: all), lossy ones at most ``max_hz`` times a second (null: as they come)."""
+    """Receive exactly ``types`` (null: all), lossy ones at most ``max_hz`` times a second (null: as they come).
+
+    With ``batch`` several messages of one tick come as one message of the type ``batch``.
+    """
 
     type: Literal["subscribe"]
     types: Annotated[list[ChannelType], Field(max_length=32)] | None = None
     max_hz: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    batch: bool = False
 
 
 class Unsubscribe(_Inbound):
@@ -113,6 +125,31 @@ def frame_text(payload: bytes) -> bytes:
     if length < 1 << 16:
         return struct.pack("!BBH", 0x81, 126, length) + payload
     return struct.pack("!BBQ", 0x81, 127, length) + payload
+
+
+def frame_pong(payload: bytes) -> bytes:
+    """The answer to a ping; ``payload`` is the ping's, at most 125 bytes."""
+    return struct.pack("!BB", 0x8A, len(payload)) + payload
+
+
+def _payload(frame: bytes) -> bytes:
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+
+
+def batched(session_id: str, epoch: str, ts: datetime, frames: Sequence[bytes]) -> bytes:
+    """Framed messages of one tick as one of the type ``batch``, several when they are large; one alone as it is."""
+    if len(frames) == 1:
+        return frames[0]
+    head, tail = encode(session_id, epoch, "batch", 0, ts, {"messages": []}).split(b"[]")
+    batches, parts, size = [], list[bytes](), 0
+    for frame in frames:
+        if size + len(frame) > _BATCH_BYTES and parts:
+            batches.append(frame_text(head + b"[" + b",".join(parts) + b"]" + tail))
+            parts, size = [], 0
+        parts.append(_payload(frame))
+        size += len(frame)
+    batches.append(frame_text(head + b"[" + b",".join(parts) + b"]" + tail))
+    return b"".join(batches)
 
 
 def outgoing(event: Event) -> tuple[str, str, dict[str, Any]] | None:

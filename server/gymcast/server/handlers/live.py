@@ -9,28 +9,30 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+from aiohttp import WSMsgType, hdrs, web
 from pydantic import ValidationError
 
-from gymcast.server.hub import Client, HubFullError
+from gymcast.server.channels import Client, HubFullError
 from gymcast.server.messages import (
     CHANNEL_TYPES,
+    CLOSE_FAILED,
     CLOSE_RATE,
+    CLOSE_UNKNOWN,
     INBOUND,
     MAX_INBOUND_BYTES,
     Ping,
     Resume,
     Subscribe,
     Unsubscribe,
+    frame_pong,
 )
 from gymcast.server.problems import Problem
-from gymcast.training.storage import StorageError
+from gymcast.training.storage import NotFoundError, StorageError
 
 from .common import SERVICES, Services, parse_json, query_text, session_id_of
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S: Final = 20.0  # a pong has to follow within half of it
 _CLOSE_GRACE_S: Final = 1.0
 _RESUME_WAIT_S: Final = 5.0
 _SEND_BUFFER: Final = 64 << 10
@@ -43,15 +45,18 @@ _PER_SECOND: Final = 20.0
 class SocketSink:
     """Writes framed bytes to a WebSocket's transport, which keeps what the socket does not take."""
 
+    __slots__ = ("_closing", "_transport", "_ws")
+
     def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport) -> None:
         self._ws = ws
         self._transport = transport
         self._closing: asyncio.Task[bool] | None = None
 
-    def write(self, data: bytes) -> None:
-        """Send without waiting; nothing happens on a connection that is going away."""
+    def write(self, data: bytes) -> int:
+        """Send without waiting; nothing happens on a connection that is going away. Returns the backlog."""
         if not (self._ws.closed or self._transport.is_closing()):
             self._transport.write(data)
+        return self._transport.get_write_buffer_size()
 
     def backlog(self) -> int:
         """Bytes that the socket has not taken yet."""
@@ -73,6 +78,8 @@ class SocketSink:
 class _Budget:
     """How many messages a client may still send."""
 
+    __slots__ = ("_at", "_left")
+
     def __init__(self, now: float) -> None:
         self._left = float(_BURST)
         self._at = now
@@ -87,23 +94,13 @@ class _Budget:
 async def live(request: web.Request) -> web.WebSocketResponse:
     """``WS /ws/{session_id}?user_name=&resume=1``. Everything that can be refused is refused before the upgrade."""
     services = request.app[SERVICES]
-    session_id = session_id_of(request)
-    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
-        raise Problem("upgrade-required", "Connect here with WebSocket.", headers={"Upgrade": "websocket"})
-    user_name = query_text(request, "user_name", 64)
-    record = await services.storage.get_session(session_id)
-    if not record.enable_spectators:
-        raise Problem("conflict", "This session takes no spectators (enable_spectators is false).")
-    try:
-        client = services.hub.join(session_id, user_name=user_name)
-    except HubFullError as error:
-        raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
-    ws = web.WebSocketResponse(
-        heartbeat=HEARTBEAT_S, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_GRACE_S
-    )
+    client = await _admit(request, services)
+    # Pings come from the hub, by one timer for all: one for each connection costs more than the messages do.
+    ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_GRACE_S)
     sink = None
     try:
         await ws.prepare(request)
+        ws.headers.clear()  # they are sent, and would be kept as long as the connection
         transport = request.transport
         if transport is None:
             return ws
@@ -116,16 +113,34 @@ async def live(request: web.Request) -> web.WebSocketResponse:
         # After the upgrade there is no HTTP answer any more. A client that comes back gets one.
         if sink is None:
             raise
-        if isinstance(error, StorageError):
-            log.warning("viewer of session %s closed: %s", session_id, error)
+        if isinstance(error, NotFoundError):
+            sink.close(CLOSE_UNKNOWN, "there is no such session any more")
+        elif isinstance(error, StorageError):
+            log.warning("viewer of session %s closed: %s", client.session_id, error)
+            sink.close(CLOSE_FAILED, "the session cannot be read")
         else:
-            log.exception("viewer of session %s failed", session_id)
-        sink.close(WSCloseCode.INTERNAL_ERROR, "the session cannot be read")
+            log.exception("viewer of session %s failed", client.session_id)
+            sink.close(CLOSE_FAILED, "the server failed")
     finally:
         services.hub.leave(client)
         if sink is not None:
             await sink.closed()
     return ws
+
+
+async def _admit(request: web.Request, services: Services) -> Client:
+    """A place for a viewer. Raises :class:`Problem` or ``StorageError``: refusals by HTTP."""
+    session_id = session_id_of(request)
+    if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
+        raise Problem("upgrade-required", "Connect here with WebSocket.", headers={"Upgrade": "websocket"})
+    user_name = query_text(request, "user_name", 64)
+    record = await services.storage.get_session(session_id)
+    if not record.enable_spectators:
+        raise Problem("conflict", "This session takes no spectators (enable_spectators is false).")
+    try:
+        return services.hub.join(session_id, user_name=user_name)
+    except HubFullError as error:
+        raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
 
 
 def _tune(transport: asyncio.Transport) -> None:
@@ -158,8 +173,11 @@ async def _converse(services: Services, client: Client, ws: web.WebSocketRespons
                 if client.sink is not None:
                     client.sink.close(CLOSE_RATE, "too many messages")
                 return
+            hub.heard(client)
             if message.type is WSMsgType.TEXT:
                 await _handle(services, client, message.data)
+            elif message.type is WSMsgType.PING:
+                hub.send(client, frame_pong(bytes(message.data)))
             elif message.type is WSMsgType.BINARY:
                 _complain(services, client, "not_text", "Send JSON as text, not binary messages.")
     finally:
@@ -244,12 +262,14 @@ def _connection(services: Services, client: Client, status: str, **more: Any) ->
         "heads": dict(channel.heads),
         "types": sorted(client.types) if client.types is not None else list(CHANNEL_TYPES),
         "max_hz": 1 / client.gap if client.gap else None,
+        "batch": client.batch,
         "spectator_count": services.hub.spectators(client.session_id),
         "limits": {
             "connections_per_session": services.hub.per_session,
             "total_connections": services.hub.total,
             "message_bytes": MAX_INBOUND_BYTES,
             "messages_per_second": _PER_SECOND,
+            "heartbeat_seconds": services.hub.heartbeat,
         },
         **more,
     }
@@ -285,6 +305,7 @@ async def _handle(services: Services, client: Client, text: str) -> None:
         case Subscribe():
             client.types = None if message.types is None else frozenset(message.types)
             client.gap = 0.0 if message.max_hz is None else 1 / message.max_hz
+            client.batch = message.batch
             _tell(services, client, "subscribed")
         case Unsubscribe():
             held = frozenset(CHANNEL_TYPES) if client.types is None else client.types
@@ -297,18 +318,14 @@ async def _handle(services: Services, client: Client, text: str) -> None:
 
 
 async def _resume(services: Services, client: Client, message: Resume) -> None:
-    rest = services.hub.resume(client, message.epoch, {str(kind): seq for kind, seq in message.seq.items()})
+    hub = services.hub
+    rest = hub.resume(client, message.epoch, {str(kind): seq for kind, seq in message.seq.items()})
+    _tell(services, client, "resumed", recovered=rest is not None)
     if rest is None:
-        _tell(services, client, "resumed", recovered=False)
-        frames, floors = await _snapshot(services, client)
-        if client.joining is not None:
-            services.hub.start(client, frames, floors)
-        else:
-            services.hub.send(client, b"".join(frames))
-        return
-    _tell(services, client, "resumed", recovered=True)
-    if client.joining is not None:
+        hub.hold(client)
+        await _start(services, client, None)
+    elif client.joining is not None:
         # The rest has everything up to now, so nothing that waits in the client is to follow it.
-        services.hub.start(client, rest, services.hub.channel(client.session_id).heads)
+        hub.start(client, rest, hub.channel(client.session_id).heads)
     else:
-        services.hub.send(client, b"".join(rest))
+        hub.send(client, b"".join(rest))

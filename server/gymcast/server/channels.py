@@ -1,0 +1,153 @@
+"""What the hub keeps of each session and each viewer: numbers, the newest messages, who is connected."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+RING_MESSAGES: Final = 1_000
+RING_SECONDS: Final = 60.0
+RING_BYTES: Final = 8 << 20
+
+
+class Sink(Protocol):
+    """Where a client's bytes go."""
+
+    def write(self, data: bytes) -> int:
+        """Send without waiting; what the socket does not take is kept. Returns the backlog."""
+
+    def backlog(self) -> int:
+        """Bytes kept because the socket did not take them."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin to close, and cut the connection if the peer does not follow."""
+
+
+class HubFullError(Exception):
+    """A limit of connections is reached. ``scope`` is ``"session"`` or ``"server"``."""
+
+    def __init__(self, scope: str, limit: int) -> None:
+        self.scope = scope
+        self.limit = limit
+        super().__init__(f"this {scope} has its {limit} viewers already")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A message's place in a session's stream, when somebody else has numbered it."""
+
+    epoch: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMessage:
+    """One message as it goes out, already framed; ``at`` is loop time."""
+
+    type: str
+    key: str
+    seq: int
+    at: float
+    ts: datetime
+    data: dict[str, Any]
+    frame: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One viewer. ``types`` is ``None`` for all; ``gap`` is the least time between lossy messages, in seconds."""
+
+    id: str
+    session_id: str
+    user_name: str | None = None
+    sink: Sink | None = None
+    types: frozenset[str] | None = None
+    gap: float = 0.0
+    # Whether several messages of one tick come as one.
+    batch: bool = False
+    # Messages that arrive before the snapshot is out; None once it is.
+    joining: list[LiveMessage] | None = field(default_factory=list)
+    held: dict[str, LiveMessage] = field(default_factory=dict)
+    sent_at: dict[str, float] = field(default_factory=dict)
+    slow_since: float | None = None
+    # Size of a write that is large by itself (a snapshot): its own bytes do not make a client slow.
+    bulk: int = 0
+    # Loop times: when anything last came from it, and when it was asked for a sign of life since then.
+    heard: float = 0.0
+    asked: float | None = None
+
+    def wants(self, kind: str) -> bool:
+        """Whether it subscribed to a type; errors always arrive."""
+        return self.types is None or kind in self.types or kind == "error"
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes a tick as it is."""
+        return (
+            self.joining is None and self.types is None and not self.gap and not self.held and self.slow_since is None
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Listener:
+    """Code in this process that follows a session."""
+
+    queue: deque[LiveMessage]
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """Everything live about one session. ``heads`` tells the number of the newest message of each type."""
+
+    session_id: str
+    epoch: str
+    heads: dict[str, int] = field(default_factory=dict)
+    ring: deque[LiveMessage] = field(default_factory=deque)
+    ring_bytes: int = 0
+    last: dict[str, LiveMessage] = field(default_factory=dict)
+    pending: list[LiveMessage] = field(default_factory=list)
+    clients: set[Client] = field(default_factory=set)
+    listeners: set[Listener] = field(default_factory=set)
+    count_due: bool = False
+
+    def add(self, message: LiveMessage) -> None:
+        """Put a message at the end of the stream."""
+        self.heads[message.type] = message.seq
+        self.last[message.key] = message
+        self.ring.append(message)
+        self.ring_bytes += len(message.frame)
+        self.trim(message.at)
+        self.pending.append(message)
+        for listener in self.listeners:
+            listener.queue.append(message)
+            listener.wake.set()
+
+    def trim(self, now: float) -> None:
+        """Let go what the ring has no room or no time for."""
+        ring = self.ring
+        while ring and (len(ring) > RING_MESSAGES or self.ring_bytes > RING_BYTES or now - ring[0].at > RING_SECONDS):
+            self.ring_bytes -= len(ring.popleft().frame)
+
+    def rest(self, epoch: str, seen: dict[str, int], wants: Callable[[str], bool]) -> list[LiveMessage] | None:
+        """Everything after ``seen`` in order, or ``None`` when any of it is gone: never a part of it."""
+        if epoch != self.epoch:
+            return None
+        wanted = {kind: head for kind, head in self.heads.items() if wants(kind)}
+        if any(seen.get(kind, 0) > head for kind, head in wanted.items()):
+            return None
+        rest = [message for message in self.ring if message.type in wanted and message.seq > seen.get(message.type, 0)]
+        # A number that was jumped over counts as gone too.
+        return rest if len(rest) == sum(head - seen.get(kind, 0) for kind, head in wanted.items()) else None
+
+    def renumber(self, epoch: str, heads: dict[str, int]) -> None:
+        """Begin a stream anew."""
+        self.epoch, self.heads = epoch, dict(heads)
+        self.ring.clear()
+        self.ring_bytes = 0
+        self.last.clear()
+        self.pending.clear()
