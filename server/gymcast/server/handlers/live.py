@@ -106,8 +106,6 @@ async def live(request: web.Request) -> web.WebSocketResponse:
             return ws
         _tune(transport)
         sink = client.sink = SocketSink(ws, transport)
-        if record.kind == "managed":
-            services.frames.prepare()
         await _converse(services, client, ws, waits="resume" in request.query)
     except Exception as error:
         # After the upgrade there is no HTTP answer any more. A client that comes back gets one.
@@ -138,9 +136,12 @@ async def _admit(request: web.Request, services: Services) -> Client:
     if not record.enable_spectators:
         raise Problem("conflict", "This session takes no spectators (enable_spectators is false).")
     try:
-        return services.hub.join(session_id, user_name=user_name)
+        client = services.hub.join(session_id, user_name=user_name)
     except HubFullError as error:
         raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
+    if record.kind == "managed":
+        services.frames.prepare()
+    return client
 
 
 def _tune(transport: asyncio.Transport) -> None:
