@@ -17,7 +17,7 @@ import aiohttp
 import numpy as np
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, Response, Route, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, Response, Route, async_playwright, expect
 
 from gymcast.envs import GAMES, GameVectorEnv, Replay, ReplayRecorder
 from gymcast.server import RunningServer, ServerConfig, running_server
@@ -30,6 +30,8 @@ from gymcast.training.events import (
     TrainingMetricsData,
     event_type_of,
 )
+
+expect.set_options(timeout=30_000)  # milliseconds: what is right comes at once, on a busy machine a little later
 
 ENV_ID = "gymcast/Archers-v0"
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

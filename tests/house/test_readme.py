@@ -60,7 +60,7 @@ def test_python_snippet_runs(text: str, port: int, tmp_path: Path) -> None:
         announce = next(t for _, t in named("python") if "my-run" in t and "call(" in t)
         subprocess.run([sys.executable, "-c", announce.replace("8000", str(port))], check=True, cwd=tmp_path)
     code = text.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
 
 
@@ -76,6 +76,6 @@ def test_shell_snippet_runs(text: str, tmp_path: Path) -> None:
                 free = str(probe.getsockname()[1])
             extra = ["--port", free] if words[1] == "train" else []
             done = subprocess.run(
-                [*GYMCAST, *words[1:], *extra], cwd=tmp_path, capture_output=True, text=True, timeout=240
+                [*GYMCAST, *words[1:], *extra], cwd=tmp_path, capture_output=True, text=True, timeout=280
             )
         assert done.returncode == 0, done.stderr + done.stdout
