@@ -44,3 +44,25 @@ GRAPH: dict[str, Any] = {
     },
     "max_points": 1000,
 }
+CONFIG_FILE: dict[str, Any] = {
+    "host": "localhost",
+    "port": 8000,
+    "debug": False,
+    "database": {"enabled": True, "url": "sqlite:///data/training_metrics.db"},
+    "redis": {"enabled": False, "host": "localhost", "port": 6379},
+    "security": {"enable_auth": False, "cors_origins": ["http://localhost:3000"]},
+    "integration": {"game_server_url": "http://localhost:4000", "enable_spectator_integration": True},
+    "performance": {"max_connections_per_session": 50, "metrics_history_size": 10000, "cleanup_interval_seconds": 300},
+}
+ENVIRONMENT: dict[str, str] = {
+    "TRAINING_METRICS_HOST": "localhost",
+    "TRAINING_METRICS_PORT": "8000",
+    "TRAINING_METRICS_DEBUG": "false",
+    "DATABASE_URL": "sqlite:///data/training_metrics.db",
+    "REDIS_URL": "redis://localhost:6379",
+    "JWT_SECRET_KEY": "your-secret-key",
+    "CORS_ORIGINS": "http://localhost:3000,http://localhost:4000",
+    "GAME_SERVER_URL": "http://localhost:4000",
+    "MAX_CONNECTIONS_PER_SESSION": "50",
+    "DATA_STORAGE_PATH": "data/training_metrics",
+}

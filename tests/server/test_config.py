@@ -20,16 +20,8 @@ from gymcast.server import (
     create_app,
 )
 
-REFERENCE_FILE = {
-    "host": "localhost",
-    "port": 8000,
-    "debug": False,
-    "database": {"enabled": True, "url": "sqlite:///data/training_metrics.db"},
-    "redis": {"enabled": False, "host": "localhost", "port": 6379},
-    "security": {"enable_auth": False, "cors_origins": ["http://localhost:3000"]},
-    "integration": {"game_server_url": "http://localhost:4000", "enable_spectator_integration": True},
-    "performance": {"max_connections_per_session": 50, "metrics_history_size": 10000, "cleanup_interval_seconds": 300},
-}
+from ..reference_examples import CONFIG_FILE
+
 REFERENCE_ENVIRONMENT = {
     "TRAINING_METRICS_HOST": "localhost",
     "TRAINING_METRICS_PORT": "8001",
@@ -64,7 +56,7 @@ def test_reference_forms_mean_the_same() -> None:
 
 def test_reference_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(REFERENCE_FILE))
+    path.write_text(json.dumps(CONFIG_FILE))
     config = ServerConfig.from_file(path)
     assert config.integration.game_server_url == "http://localhost:4000"
     assert config.performance.metrics_history_size == 10_000
@@ -73,7 +65,7 @@ def test_reference_file(tmp_path: Path) -> None:
 
 def test_environment_wins_over_the_file_and_arguments_over_both(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(REFERENCE_FILE))
+    path.write_text(json.dumps(CONFIG_FILE))
     config = ServerConfig.load(path, REFERENCE_ENVIRONMENT, port=0, max_total_connections=9)
     assert (config.port, config.debug) == (0, True)
     assert config.database_url == "sqlite:///elsewhere.db"

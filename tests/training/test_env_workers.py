@@ -19,10 +19,11 @@ from gymcast.envs.episode_log import EpisodeLog
 from gymcast.envs.replay_player import verify_replay
 from gymcast.envs.subproc import WorkerError
 from gymcast.training import Trainer, TrainingConfig
-from gymcast.training.callbacks.progress import EpisodeStats, RunProgress
+from gymcast.training.callbacks.progress import RunProgress
 from gymcast.training.checkpoints import CheckpointManager, load_tensors
 from gymcast.training.config import ConfigError
 from gymcast.training.env_workers import resolve_workers, worker_options
+from gymcast.training.episode_stats import EpisodeStats
 from gymcast.training.events import ErrorData, TrainingMetricsData
 from gymcast.training.models import build_model, normalized
 from gymcast.training.resume import resume_run, save_run

@@ -6,7 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .app import PortTakenError, RunningServer, TrainingMetricsServer, create_app, run_server, running_server
+    from gymcast.training.events import BotDecisionData, PerformanceGraphData, TrainingMetricsData
+
+    from .app import (
+        PortTakenError,
+        RunningServer,
+        ServerNotRunningError,
+        create_app,
+        run_server,
+        running_server,
+    )
     from .config import (
         DatabaseConfig,
         IntegrationConfig,
@@ -18,12 +27,17 @@ if TYPE_CHECKING:
         ServerConfiguration,
     )
     from .hub import Hub
+    from .integration import MetricsCollector, TrainingEngineIntegration, UnknownTrainingError
+    from .training_metrics_server import TrainingMetricsServer
 
 __all__ = [
+    "BotDecisionData",
     "DatabaseConfig",
     "Hub",
     "IntegrationConfig",
+    "MetricsCollector",
     "PerformanceConfig",
+    "PerformanceGraphData",
     "PortTakenError",
     "RedisConfig",
     "RunningServer",
@@ -31,15 +45,19 @@ __all__ = [
     "ServerConfig",
     "ServerConfigError",
     "ServerConfiguration",
+    "ServerNotRunningError",
+    "TrainingEngineIntegration",
+    "TrainingMetricsData",
     "TrainingMetricsServer",
+    "UnknownTrainingError",
     "create_app",
     "run_server",
     "running_server",
 ]
 
 _MODULES: Final = {
-    "app": ("PortTakenError", "RunningServer", "TrainingMetricsServer", "create_app", "run_server", "running_server"),
-    "config": (
+    ".app": ("PortTakenError", "RunningServer", "ServerNotRunningError", "create_app", "run_server", "running_server"),
+    ".config": (
         "DatabaseConfig",
         "IntegrationConfig",
         "PerformanceConfig",
@@ -49,7 +67,10 @@ _MODULES: Final = {
         "ServerConfigError",
         "ServerConfiguration",
     ),
-    "hub": ("Hub",),
+    ".hub": ("Hub",),
+    ".integration": ("MetricsCollector", "TrainingEngineIntegration", "UnknownTrainingError"),
+    ".training_metrics_server": ("TrainingMetricsServer",),
+    "gymcast.training.events": ("BotDecisionData", "PerformanceGraphData", "TrainingMetricsData"),
 }
 _HOME: Final = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -59,7 +80,7 @@ def __getattr__(name: str) -> Any:
     module = _HOME.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    return getattr(import_module(module, __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -9,11 +9,12 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -29,6 +30,8 @@ from .messages import CLOSE_SHUTDOWN, outgoing
 from .routes import add_routes
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _SHUTDOWN_S: Final = 5.0
 # How long a client whose body was refused may go on sending it before the connection is cut.
@@ -135,6 +138,10 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
+class ServerNotRunningError(RuntimeError):
+    """A server was asked to do something before it was started or after it had ended."""
+
+
 class RunningServer:
     """A server that listens. ``url`` is the page's address."""
 
@@ -143,6 +150,28 @@ class RunningServer:
         self.port = port
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self.services = services
+        self._loop = asyncio.get_running_loop()
+
+    async def work(self, job: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
+        """The result of ``job`` with the server's parts, done in the server's event loop; called from any loop.
+
+        Raises what ``job`` raises, and :class:`ServerNotRunningError` when the server ends meanwhile.
+        """
+        if self._loop is asyncio.get_running_loop():
+            return await job(self.services)
+        work = job(self.services)
+        try:
+            done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop is closed
+            work.close()
+            raise ServerNotRunningError("the server has ended") from None
+        try:
+            return await asyncio.wrap_future(done)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ServerNotRunningError("the server ended before this was done") from None
 
     @property
     def storage(self) -> Storage:
@@ -237,17 +266,22 @@ async def run_server(
     config: ServerConfig | None = None,
     *,
     started: Callable[[RunningServer], None] | None = None,
+    ended: asyncio.Future[int] | None = None,
 ) -> int:
-    """Serve until SIGINT or SIGTERM; returns the signal's number. ``started`` is called once the server listens."""
+    """Serve until SIGINT or SIGTERM; returns the signal's number. ``started`` is called once the server listens.
+
+    Signals reach the main thread only; elsewhere, and there too, a result of ``ended`` ends the server.
+    """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[int] = loop.create_future()
+    ended = ended if ended is not None else loop.create_future()
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
 
     def end(number: int) -> None:
         if not ended.done():
             ended.set_result(number)
 
     async with running_server(config) as server:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.add_signal_handler(number, end, number)
         try:
             log.info("listening on %s", server.url)
@@ -255,20 +289,5 @@ async def run_server(
                 started(server)
             return await ended
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in signals:
                 loop.remove_signal_handler(number)
-
-
-class TrainingMetricsServer:
-    """The server as one object: ``TrainingMetricsServer(config).run()`` serves until SIGINT or SIGTERM."""
-
-    def __init__(self, config: ServerConfig | None = None) -> None:
-        self.config = config or ServerConfig()
-
-    def run(self) -> int:
-        """Serve in this thread; returns the number of the signal that ended it."""
-        logging.basicConfig(
-            level="DEBUG" if self.config.debug else self.config.log_level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
-        return asyncio.run(run_server(self.config, started=lambda server: print(f"gymcast listens on {server.url}")))

@@ -13,8 +13,8 @@ import gymnasium as gym
 from gymcast.envs import resolve_env_id
 from gymcast.envs.subproc import WorkerRestart
 from gymcast.training.broadcast import Sink
-from gymcast.training.callbacks.progress import EpisodeStats
 from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.episode_stats import EpisodeStats
 from gymcast.training.events import ErrorData
 from gymcast.training.vec_env import is_builtin
 

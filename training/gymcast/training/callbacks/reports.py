@@ -9,7 +9,7 @@ from typing import Final
 from stable_baselines3.common.callbacks import BaseCallback
 
 from gymcast.training.broadcast import Sink
-from gymcast.training.callbacks.progress import EpisodeStats
+from gymcast.training.episode_stats import EpisodeStats
 from gymcast.training.events import MAX_REPORTED_EPISODES, EpisodesData
 
 REPORT_SECONDS: Final = 0.25
