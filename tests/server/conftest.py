@@ -7,7 +7,7 @@ GYMCAST_TEST_DATABASE=postgresql all run on PostgreSQL.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from gymcast.server import RunningServer, ServerConfig, running_server
 
+from ..openapi_check import watched
 from ..reference_examples import METRICS
 
 NewSession = Callable[..., Awaitable[str]]
@@ -24,6 +25,14 @@ NewSession = Callable[..., Awaitable[str]]
 def server_config(tmp_path: Path, **more: Any) -> ServerConfig:
     """Settings of a server in a test's own folder, on any free port."""
     return ServerConfig(port=0, **{"database": {"url": f"sqlite:///{tmp_path / 'server.db'}"}, **more})
+
+
+@pytest.fixture(autouse=True)
+def as_documented(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every answer that a test sees is one that the OpenAPI document has."""
+    with watched(monkeypatch) as faults:
+        yield
+    assert faults == []
 
 
 @pytest.fixture

@@ -1,124 +1,151 @@
-"""The URL table."""
+"""The URL table: every address, who may call it, and all that the OpenAPI document says about it.
+
+To add an address, add a row to one of the groups. A row that stands in the document has an ``id`` (its operationId) and
+
+- ``answers``: status -> model out of ``models.py`` (``None``: no body; :class:`Media`: no JSON). Errors that follow
+  from the rest of the row (a body, a query, an id in the path, a scope) are added; ``problems`` names the others, by
+  their keys in ``problems.PROBLEM_TYPES``;
+- ``query``: a model out of ``handlers/queries.py``. The handler is called as ``handler(request, query)`` with the query
+  as it was read by that model, so document and behaviour are the same;
+- ``body``: the model that the handler reads the body with, or a union of such models;
+- ``takes`` and ``gives``: headers of the request and of the answers, out of ``route.py``;
+- ``links``: name of a path parameter -> where in the answer a value for it stands.
+
+The first line of the handler's docstring is the summary, the rest the description. Then run ``make docs`` for the table
+in docs/rest.md; the tests hold every answer that they see to the document.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from aiohttp import web
 
-from .auth import ROUTE_SCOPES, Scope
-from .handlers import history, live, reports, sessions, system
-from .problems import Problem
+from gymcast.training.events import BotDecisionData, EventReceipt, PerformanceGraphData, TrainingMetricsData
+from gymcast.training.sessions.api import SessionUpdate
 
-STATIC: Final = Path(__file__).parent / "static"
+from . import models, openapi
+from .auth import ROUTE_SCOPES
+from .handlers import history, live, pages, queries, reports, sessions, system
+from .handlers.common import CONFIG
+from .route import ETAG, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, LOCATION, Media, Route, in_group
+
+_ID: Final = "[A-Za-z0-9_-]{1,64}"
 _SESSIONS: Final = "/api/training/sessions"
-_ONE: Final = _SESSIONS + "/{session_id:[A-Za-z0-9_-]{1,64}}"
-_REPLAY: Final = "/api/replays/{replay_id:[A-Za-z0-9_-]{1,64}}"
+_ONE: Final = _SESSIONS + "/{session_id:" + _ID + "}"
+_REPLAY: Final = "/api/replays/{replay_id:" + _ID + "}"
+_MADE: Final = {"session_id": "$response.body#/session_id"}
+_FIRST_SESSION: Final = {"session_id": "$response.body#/sessions/0/session_id"}
+_FIRST_REPLAY: Final = {"replay_id": "$response.body#/replays/0/replay_id"}
+_CONFLICT: Final = ("conflict",)
 
+# fmt: off
+_SESSION_ROUTES: Final = in_group(
+    "Sessions",
+    # ingest is enough for a session that somebody else trains; one that is trained here takes control (auth.py).
+    Route("POST", _SESSIONS, sessions.create, "ingest", "create_session",
+          body=models.NewSession, answers={201: models.SessionInfo}, takes=(IDEMPOTENCY_KEY,), gives=(LOCATION, ETAG),
+          links=_MADE, problems=("conflict", "idempotency-key-reused", "not-managed")),
+    Route("GET", _SESSIONS, sessions.listing, "read", "list_sessions",
+          query=queries.SessionsQuery, answers={200: models.SessionList}, links=_FIRST_SESSION),
+    Route("GET", _ONE, sessions.read, "read", "get_session",
+          answers={200: models.SessionInfo, 304: None}, takes=(IF_NONE_MATCH,), gives=(ETAG,)),
+    Route("PUT", _ONE, sessions.update, "ingest", "update_session",
+          body=SessionUpdate, answers={200: models.SessionInfo}, takes=(IF_MATCH,), gives=(ETAG,), problems=_CONFLICT),
+    Route("DELETE", _ONE, sessions.delete, "control", "delete_session",
+          answers={204: None}, takes=(IF_MATCH,), problems=_CONFLICT),
+    Route("POST", _ONE + "/pause", sessions.pause, "control", "pause_session",
+          answers={200: models.SessionInfo}, gives=(ETAG,), problems=_CONFLICT),
+    Route("POST", _ONE + "/resume", sessions.resume, "control", "resume_session",
+          answers={200: models.SessionInfo}, gives=(ETAG,), problems=_CONFLICT),
+    Route("POST", _ONE + "/stop", sessions.stop, "control", "stop_session",
+          answers={200: models.SessionInfo}, gives=(ETAG,), problems=_CONFLICT),
+    Route("GET", _ONE + "/transitions", sessions.transitions, "read", "list_transitions",
+          answers={200: models.TransitionList}),
+    Route("GET", _ONE + "/metrics", sessions.metrics, "read", "get_session_metrics",
+          answers={200: models.SessionMetricsInfo}),
+    Route("GET", "/api/training/queue", sessions.queue, "read", "get_queue", answers={200: models.QueueList}),
+)
+_REPORT_ROUTES: Final = in_group(
+    "Reports",
+    Route("POST", _ONE + "/metrics", reports.metrics, "ingest", "report_metrics",
+          query=queries.ReportQuery, body=models.one_or_more(TrainingMetricsData), answers={201: EventReceipt}),
+    Route("POST", _ONE + "/bot_decision", reports.bot_decision, "ingest", "report_decisions",
+          query=queries.ReportQuery, body=models.one_or_more(BotDecisionData), answers={201: EventReceipt}),
+    Route("POST", _ONE + "/graph_update", reports.graph_update, "ingest", "report_graphs",
+          query=queries.ReportQuery, body=models.one_or_more(PerformanceGraphData), answers={201: EventReceipt}),
+    Route("POST", _ONE + "/events", reports.events, "ingest", "report_events",
+          body=models.EventBatchBody, answers={200: EventReceipt, 201: EventReceipt}, problems=_CONFLICT),
+)
+_DATA_ROUTES: Final = in_group(
+    "History and replays",
+    Route("GET", _ONE + "/history", history.history, "read", "get_history",
+          query=queries.HistoryQuery, answers={200: models.History}),
+    Route("GET", _ONE + "/checkpoints", sessions.checkpoints, "read", "list_checkpoints",
+          query=queries.PageQuery, answers={200: models.CheckpointList}),
+    Route("GET", _ONE + "/evaluations", sessions.evaluations, "read", "list_evaluations",
+          query=queries.PageQuery, answers={200: models.EvaluationList}),
+    Route("GET", _ONE + "/logs", sessions.logs, "read", "list_logs",
+          query=queries.LogsQuery, answers={200: models.LogList}),
+    Route("GET", _ONE + "/replays", history.replays, "read", "list_session_replays",
+          query=queries.ReplaysQuery, answers={200: models.ReplayList}, links=_FIRST_REPLAY),
+    Route("GET", "/api/replays", history.all_replays, "read", "list_replays",
+          query=queries.AllReplaysQuery, answers={200: models.ReplayList}, links=_FIRST_REPLAY,
+          problems=("not-found",)),
+    Route("GET", _REPLAY, history.replay, "read", "get_replay",
+          answers={200: Media("application/octet-stream", binary=True)}, problems=_CONFLICT),
+    Route("GET", _REPLAY + "/frames", history.frames, "read", "get_replay_frames",
+          answers={200: models.ReplayView}, problems=_CONFLICT),
+    Route("GET", "/ws/{session_id:" + _ID + "}", live.live, "read", "watch_session",
+          query=queries.LiveQuery, answers={101: None},
+          problems=("foreign-origin", "upgrade-required", "conflict", "no-capacity")),
+)
+_SERVER_ROUTES: Final = in_group(
+    "Server",
+    Route("GET", "/health", system.health, None, "health", answers={200: models.Health}),
+    Route("GET", "/health/live", system.health, None, "health_live", answers={200: models.Health}),
+    Route("GET", "/health/ready", system.ready, None, "health_ready",
+          answers={200: models.Readiness, 503: models.Readiness}),
+    Route("GET", "/status", system.status, "read", "get_status", answers={200: models.ServerStatus}),
+    Route("GET", "/api/system/status", system.system_status, "read", "get_system_status",
+          answers={200: models.SystemStatus}),
+    Route("GET", "/api/envs", system.envs, "read", "list_envs",
+          answers={200: models.EnvList}, links={"env_id": "$response.body#/envs/0/name"}),
+    Route("GET", "/api/envs/{env_id:.+}", system.env, "read", "get_env", answers={200: models.EnvInfo}),
+    Route("GET", "/problems", system.problems, None, "list_problems", answers={200: models.ProblemTypes}),
+    Route("GET", "/problems/{slug}", system.problem, None, "get_problem", answers={200: models.ProblemType}),
+)
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One address. ``scope`` is what a caller has to be allowed: ``None`` is open to everyone."""
-
-    method: Literal["GET", "POST", "PUT", "DELETE"]
-    path: str
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    scope: Scope | None
+_PAGE_ROUTES: Final = (
+    Route("GET", "/", pages.index, None),
+    Route("GET", "/openapi.json", openapi.document, None),
+    Route("GET", "/favicon.ico", pages.favicon, None),
+    Route("GET", "/static/vendor/plotly.min.js", pages.plotly, None),
+    Route("GET", "/static/{path:.+}", pages.static, None),
+)
+# fmt: on
 
 
 def routes() -> tuple[Route, ...]:
     """Every address of the server."""
-    return (
-        Route("GET", "/", index, None),
-        Route("GET", "/static/vendor/plotly.min.js", plotly, None),
-        Route("GET", "/favicon.ico", favicon, None),
-        Route("GET", "/health", system.health, None),
-        Route("GET", "/health/live", system.health, None),
-        Route("GET", "/health/ready", system.ready, None),
-        Route("GET", "/status", system.status, "read"),
-        Route("GET", "/problems", system.problems, None),
-        Route("GET", "/problems/{slug}", system.problem, None),
-        Route("GET", "/api/training/queue", sessions.queue, "read"),
-        Route("GET", "/api/system/status", system.system_status, "read"),
-        Route("GET", "/api/envs", system.envs, "read"),
-        Route("GET", "/api/envs/{env_id:.+}", system.env, "read"),
-        # ingest is enough for a session that somebody else trains; one that is trained here takes control (auth.py).
-        Route("POST", _SESSIONS, sessions.create, "ingest"),
-        Route("GET", _SESSIONS, sessions.listing, "read"),
-        Route("GET", _ONE, sessions.read, "read"),
-        Route("PUT", _ONE, sessions.update, "ingest"),
-        Route("DELETE", _ONE, sessions.delete, "control"),
-        Route("POST", _ONE + "/pause", sessions.pause, "control"),
-        Route("POST", _ONE + "/resume", sessions.resume, "control"),
-        Route("POST", _ONE + "/stop", sessions.stop, "control"),
-        Route("GET", _ONE + "/transitions", sessions.transitions, "read"),
-        Route("GET", _ONE + "/metrics", sessions.metrics, "read"),
-        Route("POST", _ONE + "/metrics", reports.metrics, "ingest"),
-        Route("POST", _ONE + "/bot_decision", reports.bot_decision, "ingest"),
-        Route("POST", _ONE + "/graph_update", reports.graph_update, "ingest"),
-        Route("POST", _ONE + "/events", reports.events, "ingest"),
-        Route("GET", _ONE + "/history", history.history, "read"),
-        Route("GET", _ONE + "/checkpoints", sessions.checkpoints, "read"),
-        Route("GET", _ONE + "/evaluations", sessions.evaluations, "read"),
-        Route("GET", _ONE + "/logs", sessions.logs, "read"),
-        Route("GET", _ONE + "/replays", history.replays, "read"),
-        Route("GET", "/api/replays", history.all_replays, "read"),
-        Route("GET", _REPLAY, history.replay, "read"),
-        Route("GET", _REPLAY + "/frames", history.frames, "read"),
-        Route("GET", "/ws/{session_id:[A-Za-z0-9_-]{1,64}}", live.live, "read"),
-        Route("GET", "/static/{path:.+}", static, None),
-    )
+    return (*_SESSION_ROUTES, *_REPORT_ROUTES, *_DATA_ROUTES, *_SERVER_ROUTES, *_PAGE_ROUTES)
 
 
 def add_routes(app: web.Application) -> None:
     """Let ``app`` answer at every address."""
+    app[openapi.OPENAPI] = openapi.OpenApi(routes(), auth=app[CONFIG].security.enable_auth)
     scopes = app[ROUTE_SCOPES] = {}
     for route in routes():
+        handler = _with_query(route.handler, route.query) if route.query is not None else route.handler
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-            scopes[app.router.add_route(method, route.path, route.handler)] = route.scope
+            scopes[app.router.add_route(method, route.path, handler)] = route.scope
 
 
-async def index(_request: web.Request) -> web.FileResponse:
-    """The page."""
-    return web.FileResponse(STATIC / "index.html")
+def _with_query(
+    handler: Callable[..., Awaitable[web.StreamResponse]], query: type[queries.Query]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def call(request: web.Request) -> web.StreamResponse:
+        return await handler(request, queries.read_query(request, query))
 
-
-async def static(request: web.Request) -> web.FileResponse:
-    """A file of the page, with an ETag."""
-    return web.FileResponse(_static_file(request.match_info["path"]))
-
-
-def _static_file(name: str) -> Path:
-    try:
-        path = (STATIC / name).resolve()
-        found = path.is_relative_to(STATIC.resolve()) and path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or with a NUL in it
-        found = False
-    if not found:
-        raise Problem("not-found", f"There is no file {name[:200]!r}.")
-    return path
-
-
-async def favicon(_request: web.Request) -> web.FileResponse:
-    """The icon, for browsers that ask without being told where it is."""
-    return web.FileResponse(STATIC / "favicon.svg")
-
-
-async def plotly(_request: web.Request) -> web.FileResponse:
-    """plotly.js as it comes in the ``plotly`` package, so that the page works offline."""
-    return web.FileResponse(_PLOTLY)
-
-
-def _find_plotly() -> Path:
-    # The package itself is not imported: that takes a while, and only its file is wanted.
-    spec = find_spec("plotly")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the package plotly is missing; pip install plotly")
-    return Path(spec.origin).parent / "package_data" / "plotly.min.js"
-
-
-_PLOTLY: Final = _find_plotly()
+    return call

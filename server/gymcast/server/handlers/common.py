@@ -6,8 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 from aiohttp import hdrs, web
@@ -19,7 +18,7 @@ from gymcast.server.hub import Hub
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.server.replays import FrameCache
 from gymcast.training.sessions import TrainingAPI
-from gymcast.training.storage import Storage, to_us
+from gymcast.training.storage import Storage
 
 MAX_BODY_BYTES: Final = 1 << 20
 BODY_SECONDS: Final = 10.0
@@ -189,73 +188,6 @@ def _texts(value: Any) -> Iterator[str]:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
-
-
-# Queries
-
-
-def _query(request: web.Request, name: str, parse: Callable[[str], Any], expected: str) -> Any:
-    found = request.query.getall(name, [])
-    if len(found) > 1:
-        raise invalid(name, "given_twice", "is given more than once")
-    if not found:
-        return None
-    try:
-        return parse(found[0])
-    except (ValueError, OverflowError):
-        raise invalid(name, "query_parameter", f"expected {expected}, got {found[0][:80]!r}") from None
-
-
-def query_int(request: web.Request, name: str, low: int, high: int, default: int | None = None) -> int | None:
-    """An integer in ``low..high`` from the query."""
-
-    def parse(text: str) -> int:
-        if len(text) > 20 or not low <= int(text) <= high:
-            raise ValueError
-        return int(text)
-
-    value: int | None = _query(request, name, parse, f"an integer from {low} to {high}")
-    return default if value is None else value
-
-
-def query_time(request: web.Request, name: str) -> int | None:
-    """An RFC 3339 time from the query, as microseconds since 1970."""
-
-    def parse(text: str) -> int:
-        # A '+' that was not escaped arrives as a space.
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-        if moment.tzinfo is None:
-            raise ValueError
-        return to_us(moment)
-
-    value: int | None = _query(request, name, parse, "an RFC 3339 time with a time zone, such as 2026-01-02T03:04:05Z")
-    return value
-
-
-def query_text(request: web.Request, name: str, max_length: int = 512) -> str | None:
-    """Text from the query."""
-
-    def parse(text: str) -> str:
-        if len(text) > max_length or not text.isprintable():
-            raise ValueError
-        text.encode()
-        return text
-
-    value: str | None = _query(request, name, parse, f"at most {max_length} printable characters")
-    return value
-
-
-def query_names(request: web.Request, name: str) -> list[str] | None:
-    """Comma-separated names from the query."""
-    text = query_text(request, name, 4096)
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def page_query(request: web.Request) -> tuple[str | None, int]:
-    """``cursor`` and ``limit`` of a list."""
-    limit = query_int(request, "limit", 1, 1000, 100)
-    assert limit is not None
-    return query_text(request, "cursor"), limit
 
 
 # Conditional requests

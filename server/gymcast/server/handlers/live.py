@@ -29,7 +29,8 @@ from gymcast.server.messages import (
 from gymcast.server.problems import Problem
 from gymcast.training.storage import NotFoundError, StorageError
 
-from .common import SERVICES, Services, parse_json, query_text, session_id_of
+from .common import SERVICES, Services, parse_json, session_id_of
+from .queries import LiveQuery
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +92,10 @@ class _Budget:
         return self._left >= 0
 
 
-async def live(request: web.Request) -> web.WebSocketResponse:
-    """``WS /ws/{session_id}?user_name=&resume=1``. Everything that can be refused is refused before the upgrade."""
+async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
+    """Live messages of a session, by WebSocket. Everything that can be refused is refused before the upgrade."""
     services = request.app[SERVICES]
-    client = await _admit(request, services)
+    client = await _admit(request, query, services)
     # Pings come from the hub, by one timer for all: one for each connection costs more than the messages do.
     ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_GRACE_S)
     sink = None
@@ -106,7 +107,7 @@ async def live(request: web.Request) -> web.WebSocketResponse:
             return ws
         _tune(transport)
         sink = client.sink = SocketSink(ws, transport)
-        await _converse(services, client, ws, waits="resume" in request.query)
+        await _converse(services, client, ws, waits=query.resume is not None)
     except Exception as error:
         # After the upgrade there is no HTTP answer any more. A client that comes back gets one.
         if sink is None:
@@ -126,17 +127,16 @@ async def live(request: web.Request) -> web.WebSocketResponse:
     return ws
 
 
-async def _admit(request: web.Request, services: Services) -> Client:
+async def _admit(request: web.Request, query: LiveQuery, services: Services) -> Client:
     """A place for a viewer. Raises :class:`Problem` or ``StorageError``: refusals by HTTP."""
     session_id = session_id_of(request)
     if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
         raise Problem("upgrade-required", "Connect here with WebSocket.", headers={"Upgrade": "websocket"})
-    user_name = query_text(request, "user_name", 64)
     record = await services.storage.get_session(session_id)
     if not record.enable_spectators:
         raise Problem("conflict", "This session takes no spectators (enable_spectators is false).")
     try:
-        client = services.hub.join(session_id, user_name=user_name)
+        client = services.hub.join(session_id, user_name=query.user_name)
     except HubFullError as error:
         raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
     if record.kind == "managed":

@@ -25,11 +25,16 @@ from gymcast.training.events import (
 )
 from gymcast.training.storage import ReplayContentError, decode_replay
 
-from .common import SERVICES, answer, query_int, query_text, read_json, session_id_of, validate
+from .common import SERVICES, answer, read_json, session_id_of, validate
+from .queries import ReportQuery
 
 
 async def events(request: web.Request) -> web.Response:
-    """``POST .../events``: ``{producer, events}``; 201 with the receipt once it is committed, 200 for a heartbeat."""
+    """Report numbered events of every kind.
+
+    201 with the receipt once they are committed; 200 for an empty list, which is a heartbeat. Events whose number the
+    session has of this producer already are counted as duplicates. The receipt says what the producer is to do next.
+    """
     services = request.app[SERVICES]
     batch = validate(EventBatch, await read_json(request))
     for place, event in enumerate(batch.events):
@@ -42,22 +47,22 @@ async def events(request: web.Request) -> web.Response:
     return _receipt(receipt, heartbeat=not batch.events)
 
 
-async def metrics(request: web.Request) -> web.Response:
-    """``POST .../metrics``: one ``TrainingMetricsData`` or a list of up to 500."""
-    return await _typed(request, TrainingMetricsData)
+async def metrics(request: web.Request, query: ReportQuery) -> web.Response:
+    """Report readings: one, or a list of up to 500. 201 once they are committed."""
+    return await _typed(request, query, TrainingMetricsData)
 
 
-async def bot_decision(request: web.Request) -> web.Response:
-    """``POST .../bot_decision``: one ``BotDecisionData`` or a list of up to 500."""
-    return await _typed(request, BotDecisionData)
+async def bot_decision(request: web.Request, query: ReportQuery) -> web.Response:
+    """Report decisions: one, or a list of up to 500. 201 once they are committed."""
+    return await _typed(request, query, BotDecisionData)
 
 
-async def graph_update(request: web.Request) -> web.Response:
-    """``POST .../graph_update``: one ``PerformanceGraphData`` or a list of up to 500."""
-    return await _typed(request, PerformanceGraphData)
+async def graph_update(request: web.Request, query: ReportQuery) -> web.Response:
+    """Report graphs: one, or a list of up to 500. 201 once they are committed."""
+    return await _typed(request, query, PerformanceGraphData)
 
 
-async def _typed(request: web.Request, model: type[Message]) -> web.Response:
+async def _typed(request: web.Request, query: ReportQuery, model: type[Message]) -> web.Response:
     services = request.app[SERVICES]
     value: Any = await read_json(request)
     if not isinstance(value, list):
@@ -66,8 +71,7 @@ async def _typed(request: web.Request, model: type[Message]) -> web.Response:
         raise invalid("", "too_many", f"expected 1 to {MAX_EVENTS_PER_POST} objects, got {len(value)}")
     else:
         data = [validate(model, item, prefix=f"/{place}") for place, item in enumerate(value)]
-    producer = query_text(request, "producer", 64)
-    first = query_int(request, "seq", 1, 2**53)
+    producer, first = query.producer, query.seq
     if producer is None and first is None:
         return _receipt(await services.storage.add_data(session_id_of(request), data))
     if producer is None or first is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 from pydantic import ValidationError
@@ -21,18 +21,23 @@ from .common import (
     answer,
     etag,
     if_match,
-    page_query,
     parse_json,
-    query_names,
-    query_text,
     read_body,
     read_json,
     session_id_of,
 )
+from .queries import LogsQuery, PageQuery, SessionsQuery
+
+_NOT_ENDED: Final = tuple(status for status in MOVES if status not in TERMINAL)
 
 
 async def create(request: web.Request) -> web.Response:
-    """``POST /api/training/sessions``: 201 with the session and its Location."""
+    """Create a session, managed or external.
+
+    A managed one waits in the queue until gymcast trains it; an external one takes the reports of someone else's
+    trainer. With an `Idempotency-Key` (kept for 24 hours) a request that is sent again answers with the session that
+    the first one made.
+    """
     services = request.app[SERVICES]
     body = await read_body(request)
     value = parse_json(body)
@@ -84,21 +89,18 @@ def config_problem(error: ConfigError) -> Problem:
     return Problem("invalid-values", "; ".join(f"{field}: {text}" for field, text in error.problems), errors=errors)
 
 
-async def listing(request: web.Request) -> web.Response:
-    """``GET /api/training/sessions?status=a,b|active=true&limit=&cursor=``: newest first."""
+async def listing(request: web.Request, query: SessionsQuery) -> web.Response:
+    """Sessions, newest first."""
     services = request.app[SERVICES]
-    cursor, limit = page_query(request)
-    statuses = query_names(request, "status")
-    if statuses is not None and (unknown := [status for status in statuses if status not in MOVES]):
-        raise invalid("status", "query_parameter", f"unknown: {', '.join(unknown)}; known: {', '.join(MOVES)}")
-    if request.query.get("active") in ("1", "true"):
-        statuses = [status for status in MOVES if status not in TERMINAL and (statuses is None or status in statuses)]
-    page = await services.api.list_training_sessions(statuses=statuses, cursor=cursor, limit=limit)
+    statuses: Sequence[str] | None = query.status
+    if query.active:
+        statuses = tuple(name for name in _NOT_ENDED if statuses is None or name in statuses)
+    page = await services.api.list_training_sessions(statuses=statuses, cursor=query.cursor, limit=query.limit)
     return answer({"sessions": [services.info(item) for item in page.items], "next_cursor": page.next_cursor})
 
 
 async def read(request: web.Request) -> web.Response:
-    """``GET /api/training/sessions/{id}``: with ETag; 304 when ``If-None-Match`` has it."""
+    """One session. 304 when `If-None-Match` has its ETag."""
     services = request.app[SERVICES]
     session = await services.api.get_training_session(session_id_of(request))
     tag = etag(session)
@@ -113,7 +115,11 @@ def _changed(services: Services, session: dict[str, Any]) -> web.Response:
 
 
 async def update(request: web.Request) -> web.Response:
-    """``PUT /api/training/sessions/{id}``: the changed session."""
+    """Change a session.
+
+    Of an external session the status is set, of a managed one it is a wish: paused, running, stopping (or completed),
+    cancelled. With `If-Match` nothing is changed unless the session is as it was when it was read.
+    """
     services = request.app[SERVICES]
     value = await read_json(request)
     try:
@@ -126,37 +132,37 @@ async def update(request: web.Request) -> web.Response:
 
 
 async def pause(request: web.Request) -> web.Response:
-    """``POST .../pause``: the producer is told with its next report."""
+    """Pause a session; a producer is told with its next report."""
     services = request.app[SERVICES]
     return _changed(services, await services.api.pause_training_session(session_id_of(request)))
 
 
 async def resume(request: web.Request) -> web.Response:
-    """``POST .../resume``."""
+    """Let a paused session go on."""
     services = request.app[SERVICES]
     return _changed(services, await services.api.resume_training_session(session_id_of(request)))
 
 
 async def stop(request: web.Request) -> web.Response:
-    """``POST .../stop``: graceful, with a checkpoint."""
+    """Stop a session gracefully, with a checkpoint."""
     services = request.app[SERVICES]
     return _changed(services, await services.api.stop_training_session(session_id_of(request)))
 
 
 async def delete(request: web.Request) -> web.Response:
-    """``DELETE /api/training/sessions/{id}``: 204; a managed session has to have ended."""
+    """Delete a session with everything stored for it; a managed one has to have ended."""
     services = request.app[SERVICES]
     await services.api.delete_training_session(session_id_of(request), expected_version=if_match(request))
     return web.Response(status=204)
 
 
 async def queue(request: web.Request) -> web.Response:
-    """``GET /api/training/queue``: what waits, whoever is next first, each with the reason."""
+    """What waits to be trained, whoever is next first, each with the reason."""
     return answer({"queue": request.app[SERVICES].api.get_queue()})
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """``GET .../metrics``: the session's metrics as docs/metrics.md has them."""
+    """How a session does, see docs/metrics.md."""
     session_id = session_id_of(request)
     return answer(
         {"session_id": session_id, "metrics": await request.app[SERVICES].api.get_session_metrics(session_id)}
@@ -164,31 +170,27 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def transitions(request: web.Request) -> web.Response:
-    """``GET .../transitions``: every change of status, oldest first."""
+    """Every change of status, oldest first."""
     return answer({"transitions": await request.app[SERVICES].api.get_transitions(session_id_of(request))})
 
 
-async def checkpoints(request: web.Request) -> web.Response:
-    """``GET .../checkpoints``: newest first."""
-    return await _list(request, "checkpoints", request.app[SERVICES].api.get_checkpoints)
+async def checkpoints(request: web.Request, query: PageQuery) -> web.Response:
+    """Checkpoints of a session, newest first."""
+    return await _list(request, query, "checkpoints", request.app[SERVICES].api.get_checkpoints)
 
 
-async def evaluations(request: web.Request) -> web.Response:
-    """``GET .../evaluations``: newest first."""
-    return await _list(request, "evaluations", request.app[SERVICES].api.get_evaluations)
+async def evaluations(request: web.Request, query: PageQuery) -> web.Response:
+    """Evaluations of a session, newest first."""
+    return await _list(request, query, "evaluations", request.app[SERVICES].api.get_evaluations)
 
 
-async def logs(request: web.Request) -> web.Response:
-    """``GET .../logs?source=run|worker``: newest first."""
-    source = query_text(request, "source") or "run"
-    if source not in ("run", "worker"):
-        raise invalid("source", "query_parameter", f"expected run or worker, got {source!r}")
-    return await _list(request, "logs", request.app[SERVICES].api.get_logs, source=source)
+async def logs(request: web.Request, query: LogsQuery) -> web.Response:
+    """Log lines of a session that was trained on this machine, newest first."""
+    return await _list(request, query, "logs", request.app[SERVICES].api.get_logs, source=query.source)
 
 
 async def _list(
-    request: web.Request, name: str, read: Callable[..., Awaitable[Page[Any]]], **more: Any
+    request: web.Request, query: PageQuery, name: str, read: Callable[..., Awaitable[Page[Any]]], **more: Any
 ) -> web.Response:
-    cursor, limit = page_query(request)
-    page = await read(session_id_of(request), cursor=cursor, limit=limit, **more)
+    page = await read(session_id_of(request), cursor=query.cursor, limit=query.limit, **more)
     return answer({name: page.items, "next_cursor": page.next_cursor})

@@ -22,7 +22,7 @@ _process: Final = psutil.Process()
 
 
 async def health(request: web.Request) -> web.Response:
-    """``GET /health`` and ``/health/live``: the process answers. The database is not touched."""
+    """The process answers; the database is not touched."""
     services = request.app[SERVICES]
     return answer(
         {"status": "healthy", "version": version("gymcast"), "uptime_seconds": time.monotonic() - services.started}
@@ -30,7 +30,7 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """``GET /health/ready``: 200 when the database answers and the writer keeps up, 503 otherwise."""
+    """Whether the server can take work: the database answers and the writer keeps up."""
     storage = request.app[SERVICES].storage
     lag = storage.lag_seconds
     try:
@@ -47,7 +47,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    """``GET /status``: load of the server."""
+    """Load of the server."""
     services = request.app[SERVICES]
     return answer(
         {
@@ -64,17 +64,17 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def system_status(request: web.Request) -> web.Response:
-    """``GET /api/system/status``: resources, limits, totals."""
+    """Resources, limits and totals."""
     return answer(await request.app[SERVICES].api.get_system_status())
 
 
 async def envs(_request: web.Request) -> web.Response:
-    """``GET /api/envs``: the registered games with their options and opponents."""
+    """The built-in games with their options and opponents."""
     return answer({"envs": await asyncio.to_thread(_games)})
 
 
 async def env(request: web.Request) -> web.Response:
-    """``GET /api/envs/{id}``."""
+    """One built-in game, by its id or its short name."""
     wanted = request.match_info["env_id"]
     for game in await asyncio.to_thread(_games):
         if wanted in (game["id"], game["name"]):
@@ -107,7 +107,7 @@ def _games() -> list[dict[str, Any]]:
 
 
 async def problem(request: web.Request) -> web.Response:
-    """``GET /problems/{slug}``: what a problem type means."""
+    """What a problem type means."""
     slug = request.match_info["slug"]
     if slug not in PROBLEM_TYPES:
         raise Problem("not-found", f"There is no problem type {slug!r}; GET /problems lists them.")
@@ -115,7 +115,7 @@ async def problem(request: web.Request) -> web.Response:
 
 
 async def problems(_request: web.Request) -> web.Response:
-    """``GET /problems``: every problem type."""
+    """Every problem type."""
     return answer({"problems": [_described(slug) for slug in PROBLEM_TYPES]})
 
 
