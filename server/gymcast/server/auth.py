@@ -21,6 +21,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 from .config import check_secret
 from .handlers.common import SERVICES
 from .problems import Problem
+from .tickets import TICKET_SECONDS, UsedTickets
 
 Scope = Literal["read", "ingest", "control", "admin"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -40,6 +41,8 @@ MAX_TOKEN_CHARACTERS: Final = 4096
 _MAX_SUBJECT: Final = 128
 # How far the clocks of two machines may differ.
 _LEEWAY_S: Final = 5
+_TICKET_AUDIENCE: Final = "gymcast-ticket"
+_TICKET_REQUIRED: Final = ("exp", "iat", "sub", "aud", "iss", "scope", "jti")
 _REQUIRED: Final = ["exp", "iat", "sub", "aud", "iss", "scope"]
 _LAST_YEAR: Final = 253_402_300_800  # 10000-01-01
 _CACHED_TOKENS: Final = 4096
@@ -55,7 +58,8 @@ class TokenError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who sent a request. ``room`` is the only room it may see; ``expires_at`` is in seconds since 1970."""
+    """Who sent a request. ``room`` is the only room it may see; ``expires_at``, in seconds since 1970, is when
+    its token is refused."""
 
     subject: str
     scopes: frozenset[str]
@@ -133,7 +137,7 @@ def verify(secret: str, token: str) -> Principal:
     if not 0 < claims["exp"] < _LAST_YEAR:
         raise TokenError("its exp is out of range")
     # However such a token was made, it opens a room and nothing else.
-    return Principal(subject, granted if room is None else granted & {"read"}, room, float(claims["exp"]))
+    return Principal(subject, granted if room is None else granted & {"read"}, room, claims["exp"] + _LEEWAY_S)
 
 
 def _is_subject(subject: Any) -> bool:
@@ -149,6 +153,7 @@ class Authenticator:
     def __init__(self, secret: str | None) -> None:
         self.secret = secret or secrets.token_urlsafe(48)
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
+        self.used = UsedTickets()
         self.external: set[str] = set()
         """Sessions known to be external, which they stay for good."""
 
@@ -166,6 +171,31 @@ class Authenticator:
         if len(self._known) > _CACHED_TOKENS:
             self._known.popitem(last=False)
         return principal
+
+    def ticket(self, principal: Principal, *, session_id: str | None = None, room: str | None = None) -> str:
+        """Something that opens one WebSocket once, soon, with what ``principal`` may do; of one session or room."""
+        claims = {
+            "jti": secrets.token_hex(16),
+            "sub": principal.subject,
+            "scope": " ".join(sorted(principal.scopes)),
+            "room": principal.room or room,
+            "session": session_id,
+            "until": principal.expires_at,
+        }
+        given = {name: value for name, value in claims.items() if value is not None}
+        return sign(self.secret, given, audience=_TICKET_AUDIENCE, seconds=TICKET_SECONDS)
+
+    def read_ticket(self, ticket: str, session_id: str) -> tuple[str, Principal]:
+        """The number of a ticket for this session and its holder. Raises :class:`TokenError`."""
+        claims = claims_of(self.secret, ticket, audience=_TICKET_AUDIENCE, require=_TICKET_REQUIRED)
+        # Between two machines' clocks a ticket may seem young, but never lives longer.
+        if time.time() >= claims["exp"]:
+            raise TokenError("it has ended")
+        if claims.get("session", session_id) != session_id:
+            raise TokenError("it is for another session")
+        return claims["jti"], Principal(
+            claims["sub"], frozenset(claims["scope"].split(" ")), claims.get("room"), claims.get("until")
+        )
 
 
 AUTH: Final = web.AppKey("auth", Authenticator)
@@ -189,7 +219,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
     if scope is None:
         request[PRINCIPAL] = _ANYONE
         return await handler(request)
-    principal = request[PRINCIPAL] = _identify(request)
+    principal = request[PRINCIPAL] = await _identify(request)
     require(principal, scope)
     if principal.room is not None:
         await _check_room(request, principal.room)
@@ -201,7 +231,7 @@ async def authenticate(request: web.Request, handler: Handler) -> web.StreamResp
 _ANYONE: Final = Principal("anyone", frozenset())
 
 
-def _identify(request: web.Request) -> Principal:
+async def _identify(request: web.Request) -> Principal:
     if request.query_string and not {"token", "access_token"}.isdisjoint(request.query):
         raise unauthorized(
             "A token in the address ends up in logs and histories. Send it as Authorization: Bearer TOKEN; for a"
@@ -209,6 +239,8 @@ def _identify(request: web.Request) -> Principal:
         )
     given = request.headers.getall(hdrs.AUTHORIZATION, [])
     if not given:
+        if "ticket" in request.query and request.path.startswith("/ws/"):
+            return await _redeem(request)
         raise unauthorized(
             "This server asks for a token: Authorization: Bearer TOKEN. Make one with: gymcast token create"
         )
@@ -219,6 +251,17 @@ def _identify(request: web.Request) -> Principal:
         return request.app[AUTH].verify(token.strip())
     except TokenError as error:
         raise unauthorized(f"The token is refused: {error}.", error="invalid_token") from None
+
+
+async def _redeem(request: web.Request) -> Principal:
+    auth = request.app[AUTH]
+    try:
+        number, principal = auth.read_ticket(request.query["ticket"], request.match_info["session_id"])
+    except TokenError as error:
+        raise unauthorized(f"The ticket is refused: {error}.", error="invalid_token") from None
+    if not await auth.used.take(number):
+        raise unauthorized("The ticket is refused: it was used before.", error="invalid_token")
+    return principal
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:

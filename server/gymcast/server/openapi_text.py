@@ -31,9 +31,9 @@ after a lost connection `Resume` brings all that was missed, or says `recovered:
 
 SCOPES: Final[dict[str, str]] = {
     "read": "look at everything",
-    "ingest": "report a training",
-    "control": "create, change, pause, stop and delete sessions",
-    "admin": "everything else",
+    "ingest": "report trainings that run elsewhere: create, change and fill external sessions",
+    "control": "create, change, pause, stop and delete sessions of any kind; includes read and ingest",
+    "admin": "everything",
 }
 
 GROUPS: Final[dict[str, str]] = {
@@ -65,6 +65,7 @@ _METRICS: Final[dict[str, Any]] = {
 
 # operationId -> name -> example of a body.
 EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "create_ticket": {"one session": {"value": {"session_id": "01m7z63xt066nqvqcbxms5d746"}}, "any": {"value": {}}},
     "create_session": {
         "managed": {
             "summary": "gymcast trains it",

@@ -27,7 +27,7 @@ from gymcast.training.sessions.api import SessionUpdate
 
 from . import models, openapi
 from .auth import ROUTE_SCOPES
-from .handlers import history, live, pages, queries, reports, sessions, system
+from .handlers import history, live, pages, queries, reports, sessions, system, tickets
 from .handlers.common import CONFIG
 from .route import ETAG, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, LOCATION, Media, Route, in_group
 
@@ -103,6 +103,8 @@ _DATA_ROUTES: Final = in_group(
 )
 _SERVER_ROUTES: Final = in_group(
     "Server",
+    Route("POST", "/api/tickets", tickets.create, "read", "create_ticket",
+          body=tickets.TicketWanted, answers={200: tickets.Ticket}),
     Route("GET", "/health", system.health, None, "health", answers={200: models.Health}),
     Route("GET", "/health/live", system.health, None, "health_live", answers={200: models.Health}),
     Route("GET", "/health/ready", system.ready, None, "health_ready",

@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from aiohttp import WSMsgType, hdrs, web
 from pydantic import ValidationError
 
+from gymcast.server.auth import PRINCIPAL
 from gymcast.server.channels import Client, HubFullError
 from gymcast.server.messages import (
     CHANNEL_TYPES,
     CLOSE_FAILED,
     CLOSE_RATE,
+    CLOSE_SIGNED_OUT,
     CLOSE_UNKNOWN,
     INBOUND,
     MAX_INBOUND_BYTES,
@@ -98,7 +101,7 @@ async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
     client = await _admit(request, query, services)
     # Pings come from the hub, by one timer for all: one for each connection costs more than the messages do.
     ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_GRACE_S)
-    sink = None
+    sink = ends = None
     try:
         await ws.prepare(request)
         ws.headers.clear()  # they are sent, and would be kept as long as the connection
@@ -107,6 +110,7 @@ async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
             return ws
         _tune(transport)
         sink = client.sink = SocketSink(ws, transport)
+        ends = _end_with_token(request, sink)
         await _converse(services, client, ws, waits=query.resume is not None)
     except Exception as error:
         # After the upgrade there is no HTTP answer any more. A client that comes back gets one.
@@ -122,9 +126,20 @@ async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
             sink.close(CLOSE_FAILED, "the server failed")
     finally:
         services.hub.leave(client)
+        if ends is not None:
+            ends.cancel()
         if sink is not None:
             await sink.closed()
     return ws
+
+
+def _end_with_token(request: web.Request, sink: SocketSink) -> asyncio.TimerHandle | None:
+    """Close the connection when the token that opened it ends."""
+    expires = request[PRINCIPAL].expires_at
+    if expires is None:
+        return None
+    left = max(0.0, expires - time.time())
+    return asyncio.get_running_loop().call_later(left, sink.close, CLOSE_SIGNED_OUT, "the token has ended")
 
 
 async def _admit(request: web.Request, query: LiveQuery, services: Services) -> Client:

@@ -190,3 +190,6 @@ class LiveQuery(Query):
     resume: Text | None = Field(
         default=None, description="with any value: wait for a `resume` message before the state of the session is sent"
     )
+    ticket: Annotated[Text, Field(max_length=4096)] | None = Field(
+        default=None, description="from `POST /api/tickets`, in the place of the header Authorization"
+    )

@@ -1,5 +1,7 @@
 // Requests to this server. Every failure becomes an ApiError whose message can be shown as it is.
 
+import { heldToken, signIn } from "./signin.js";
+
 export class ApiError extends Error {
   /** @param {number} status HTTP status, 0 when there was no answer. */
   constructor(message, status) {
@@ -10,14 +12,14 @@ export class ApiError extends Error {
 }
 
 /** GET of a JSON document. Throws ApiError; an abort through `signal` stays an AbortError. */
-export async function getJson(path, signal) {
-  let response;
-  try {
-    response = await fetch(path, { signal, headers: { Accept: "application/json" } });
-  } catch (failure) {
-    if (failure.name === "AbortError") throw failure;
-    throw new ApiError("The server does not answer.", 0);
-  }
+export const getJson = (path, signal) => exchange(path, { signal, headers: { Accept: "application/json" } });
+
+/** POST of a JSON document, answered with another. Throws as getJson does. */
+export const postJson = (path, body, signal) =>
+  exchange(path, { method: "POST", body: JSON.stringify(body), signal, headers: { "Content-Type": "application/json" } });
+
+async function exchange(path, options) {
+  const response = await send(path, options);
   if (!response.ok) throw new ApiError(await problemText(response), response.status);
   try {
     return await response.json();
@@ -25,6 +27,35 @@ export async function getJson(path, signal) {
     if (failure.name === "AbortError") throw failure;
     throw new ApiError(`The answer of ${path} is not valid JSON.`, response.status);
   }
+}
+
+/** The answer, after the visitor has signed in where the server asks for it. */
+async function send(path, options) {
+  for (;;) {
+    const token = heldToken();
+    const headers = token === null ? options.headers : { ...options.headers, Authorization: `Bearer ${token}` };
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers });
+    } catch (failure) {
+      if (failure.name === "AbortError") throw failure;
+      throw new ApiError("The server does not answer.", 0);
+    }
+    if (response.status !== 401) return response;
+    await signIn(token, await problemText(response));
+    options.signal?.throwIfAborted();
+  }
+}
+
+/** Address of a session's live connection; on a server that asks for tokens with a ticket that opens it once. */
+export async function socketAddress(id, query = {}) {
+  const address = new URL(paths.socket(id));
+  for (const [name, value] of Object.entries(query)) address.searchParams.set(name, value);
+  if (heldToken() !== null) {
+    const { ticket } = await postJson("/api/tickets", { session_id: id });
+    address.searchParams.set("ticket", ticket);
+  }
+  return address.href;
 }
 
 async function problemText(response) {

@@ -1,12 +1,14 @@
 // One WebSocket per watched session: reconnects with jitter, resumes where it left off, says when that was impossible.
 
+import { ApiError } from "./api.js";
+
 const FIRST_DELAY_S = 0.5;
 const LONGEST_DELAY_S = 15;
 const SILENCE_S = 45; // the server pings every 20 s; browsers hide those, so we send our own and expect an answer
 
+// 4401 is not among them: the address of the next connection takes a ticket, for which the visitor signs in first.
 const TERMINAL_CODES = {
   4400: "The server refused the connection.",
-  4401: "You are not signed in.",
   4403: "You may not watch this session.",
   4404: "This session does not exist.",
   4409: "This seat is taken.",
@@ -21,16 +23,21 @@ const TERMINAL_CODES = {
  * @property {(count: number) => void} spectators how many watch
  */
 export class LiveLink {
-  /** @param {string} url @param {LiveHandlers} handlers */
-  constructor(url, handlers) {
-    this.url = url;
+  /**
+   * @param {(query: object) => Promise<string>} address where to connect, asked each time; may throw ApiError
+   * @param {LiveHandlers} handlers
+   */
+  constructor(address, handlers) {
+    this.address = address;
     this.handlers = handlers;
     this.epoch = null;
     this.heads = {}; // type -> last seq handed on
     this.attempts = 0;
     this.closed = false;
     this.timer = 0;
-    this.wake = () => this.socket === null && !this.closed && this.#retryNow();
+    this.socket = null;
+    this.opening = false;
+    this.wake = () => this.socket === null && !this.opening && !this.closed && this.#retryNow();
     addEventListener("online", this.wake);
     this.#open();
   }
@@ -59,11 +66,23 @@ export class LiveLink {
     this.#open();
   }
 
-  #open() {
-    // With resume=1 the server waits for us to say where we stopped before it sends anything else.
-    const socket = new WebSocket(this.epoch === null ? this.url : `${this.url}?resume=1`);
-    this.socket = socket;
+  async #open() {
     if (this.attempts === 0) this.handlers.state("connecting", "connecting");
+    this.opening = true;
+    let address;
+    try {
+      // With resume=1 the server waits for us to say where we stopped before it sends anything else.
+      address = await this.address(this.epoch === null ? {} : { resume: "1" });
+    } catch (failure) {
+      if (!(failure instanceof ApiError)) throw failure;
+      this.#lost(0);
+      return;
+    } finally {
+      this.opening = false;
+    }
+    if (this.closed) return;
+    const socket = new WebSocket(address);
+    this.socket = socket;
     socket.onopen = () => {
       this.lastHeard = performance.now();
       this.pinger = setInterval(() => this.#checkPulse(socket), 15_000);

@@ -3,7 +3,7 @@
 // How history and live readings meet: the connection is opened first. What it sends about the past ends with the newest
 // reading so far; the history is then asked for up to exactly that reading, and everything later arrives live.
 
-import { ApiError, getJson, paths } from "./api.js";
+import { ApiError, getJson, paths, socketAddress } from "./api.js";
 import { byId, clearNotice, notice, setText } from "./dom.js";
 import { LiveLink } from "./live.js";
 import { bucket, reading, Series } from "./series.js";
@@ -60,7 +60,7 @@ export class SessionWatch {
       return;
     }
     this.patience = setTimeout(() => this.#loadHistory(null), PATIENCE_MS);
-    this.link = new LiveLink(paths.socket(this.id), {
+    this.link = new LiveLink((query) => socketAddress(this.id, query), {
       message: (message) => this.#receive(message),
       state: (state, text) => this.#linkState(state, text),
       gap: () => this.#reload(),
