@@ -15,13 +15,17 @@ from gymcast.training.config import ResourceLimits
 from gymcast.training.sessions import SessionLimitError, SessionManager
 from gymcast.training.storage import SessionRecord, StateError, Storage
 
-from ..managed import endless, settled, until
+from ..managed import endless, records, settled, short, until
 
 
 @asynccontextmanager
 async def managing(folder: Path, **more: object) -> AsyncIterator[SessionManager]:
-    """A manager with a database in ``folder``."""
-    async with SessionManager(runs_dir=folder / "runs", **more) as manager:  # type: ignore[arg-type]
+    """A manager with its runs in ``folder``, and its database unless ``database_url`` names another one."""
+    url = str(more.pop("database_url", f"sqlite:///{folder / 'runs.db'}"))
+    async with (
+        await Storage.open(url) as storage,
+        SessionManager(storage=storage, runs_dir=folder / "runs", **more) as manager,  # type: ignore[arg-type]
+    ):
         yield manager
 
 
@@ -30,9 +34,10 @@ async def process_of(manager: SessionManager, session_id: str) -> psutil.Process
     return psutil.Process(manager.worker_pids[session_id])
 
 
-async def test_sessions_wait_for_a_free_place_in_order_of_priority(tmp_path: Path) -> None:
+async def test_sessions_wait_for_a_free_place_in_order_of_priority(tmp_path: Path, database_url: str) -> None:
+    hasty = {"polite_seconds": 0.0, "grace_seconds": 0.2}
     limits = ResourceLimits(max_concurrent_sessions=1)
-    async with managing(tmp_path, resource_limits=limits, polite_seconds=0.0, grace_seconds=0.2) as manager:
+    async with managing(tmp_path, resource_limits=limits, database_url=database_url, **hasty) as manager:
         first = await manager.create_session(endless())
         await until(manager, first, "starting", "running")
         low = await manager.create_session(endless(), priority=1)
@@ -55,8 +60,7 @@ async def test_sessions_wait_for_a_free_place_in_order_of_priority(tmp_path: Pat
         await until(manager, high, "starting", "running")
         assert (await manager.storage.get_session(low)).status == "queued"
     # Leaving the context ended the rest.
-    async with await Storage.open(f"sqlite:///{tmp_path / 'runs/gymcast.db'}") as storage:
-        assert {record.status for record in (await storage.list_sessions())[0]} == {"cancelled"}
+    assert {record.status for record in await records(database_url)} == {"cancelled"}
 
 
 async def test_a_big_session_does_not_hold_back_a_small_one(tmp_path: Path) -> None:
@@ -85,19 +89,6 @@ async def test_a_worker_that_hangs_is_killed_after_its_grace_time(tmp_path: Path
         assert not worker.is_running()
 
 
-async def test_a_stop_reaches_the_worker_through_its_reports(tmp_path: Path) -> None:
-    """No signal is needed: the wish comes with the answer to the worker's events, and it saves a checkpoint."""
-    async with managing(tmp_path, polite_seconds=60.0) as manager:
-        session_id = await manager.create_session(endless())
-        await until(manager, session_id, "running")
-        await manager.stop_session(session_id)
-        ended = await asyncio.wait_for(manager.wait(session_id), 30)
-        assert ended.status == "cancelled"
-        moves = [move["to_status"] for move in await manager.storage.transitions(session_id)]
-        assert moves == ["queued", "starting", "running", "stopping", "cancelled"]
-        assert (await manager.storage.checkpoints(session_id)).items
-
-
 async def test_a_failed_start_says_why(tmp_path: Path) -> None:
     async with managing(tmp_path) as manager:
         # What the settings alone do not tell: this game has no masks.
@@ -108,9 +99,11 @@ async def test_a_failed_start_says_why(tmp_path: Path) -> None:
         assert "maskable_ppo needs action_masks(), which the environment does not have" in ended.reason
 
 
-async def test_a_killed_worker_is_followed_by_one_that_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    async with managing(tmp_path) as manager:
-        session_id = await manager.create_session(endless(checkpoint_interval_steps=512))
+async def test_a_killed_worker_is_followed_by_one_that_goes_on_from_its_checkpoint(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with managing(tmp_path, database_url=database_url) as manager:
+        session_id = await manager.create_session(short(10**9, checkpoint_interval_steps=512))
         first = await process_of(manager, session_id)
         await settled(manager, session_id, lambda record: record.timesteps > 1024)  # a checkpoint comes every 512
         first.send_signal(signal.SIGKILL)

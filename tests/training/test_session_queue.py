@@ -112,7 +112,9 @@ KILLED = WorkerExit(-9)
         (WorkerExit(2), Outcome(1, "failed", "bad config"), None, 0, True, "failed"),
         (WorkerExit(1), Outcome(1, "failed", "OSError", retry=True), None, 0, True, "retrying"),
         # Nobody asked for this end: whose sessions are kept goes on, a training at somebody's terminal ends.
-        (WorkerExit(143), Outcome(1, "cancelled", "received SIGTERM"), None, 0, True, "retrying"),
+        # It has saved what there was, so it uses up no retry.
+        (WorkerExit(143), Outcome(1, "cancelled", "received SIGTERM"), None, 3, True, "retrying"),
+        (WorkerExit(-15), None, None, 3, True, "failed"),
         (WorkerExit(143), Outcome(1, "cancelled", "received SIGTERM"), None, 0, False, "cancelled"),
         (WorkerExit(None), None, None, 0, True, "retrying"),
     ],

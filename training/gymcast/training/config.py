@@ -144,8 +144,9 @@ class TrainingConfig(ConfigModel):
     )
     step_timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
         default=60.0,
-        description="seconds a worker may take for one step of all its lanes before it is killed and started again;"
-        " null: no limit",
+        description="seconds a worker may take for one step of all its lanes before it is killed and started again; of"
+        " a game that a session's own process steps: for one lane, then the process is killed and goes on from its"
+        " newest checkpoint; null: no limit",
     )
     max_restarts: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
         default=100, description="restarts of workers before the training fails; null: no limit"
@@ -288,6 +289,16 @@ class TrainingConfig(ConfigModel):
         if self.headless_mode:
             return None
         return 1.0 if self.training_mode is TrainingMode.REALTIME else self.speed_multiplier
+
+    def longest_step(self, lanes: int) -> float | None:
+        """Seconds that a step of ``lanes`` games, one after the other, may take; ``None`` for no limit.
+
+        No step may last longer than an episode.
+        """
+        limits = [self.step_timeout] if self.step_timeout is not None else []
+        if self.episode_timeout is not None:
+            limits.append(self.episode_timeout * lanes)
+        return min(limits, default=None)
 
     @property
     def spec(self) -> AlgorithmSpec:

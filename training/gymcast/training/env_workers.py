@@ -69,13 +69,10 @@ def worker_options(config: TrainingConfig) -> dict[str, Any] | None:
     workers = resolve_workers(config)
     if workers == 0:
         return None
-    limits = [config.step_timeout] if config.step_timeout is not None else []
-    if config.episode_timeout is not None:
-        limits.append(config.episode_timeout * -(-config.parallel_episodes // workers))
     return {
         "n_workers": workers,
         "start_method": config.worker_start_method,
-        "step_timeout": min(limits, default=None),
+        "step_timeout": config.longest_step(-(-config.parallel_episodes // workers)),
         "max_restarts": config.max_restarts,
         "max_restarts_per_minute": config.max_restarts_per_minute,
     }

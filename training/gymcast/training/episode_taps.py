@@ -13,6 +13,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from gymcast.training.game_watch import REMEDY, WATCH
 from gymcast.training.subproc import GymcastSubprocVecEnv
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 FACTS_KEY = "episode_facts"
 """Name in the last ``info`` of an episode: its ``seed``, its ``index`` on its lane, ``length`` and ``return``."""
-REMEDY = "with --workers 2 (the setting workers) a game that raises, crashes or hangs is started again"
 
 
 class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
@@ -47,12 +47,14 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
             self._index += 1
             self._episode_seed = _drawn(np.random.SeedSequence([self._lane_seed, self._index]))
         self._length, self._return = 0, 0.0
-        obs, info = self.env.reset(seed=self._episode_seed, options=options)
+        with WATCH:
+            obs, info = self.env.reset(seed=self._episode_seed, options=options)
         self.last_observation = obs
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        with WATCH:
+            obs, reward, terminated, truncated, info = self.env.step(action)
         self.last_observation = obs
         self._length += 1
         self._return += float(reward)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import os
 import runpy
 import signal
@@ -39,6 +40,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.parent is not None:
         end_with_parent(given.parent)
+    # What a crash leaves in worker.log: where it was. SIGUSR1 asks a process that hangs the same.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
     sys.argv = ["gymcast.training.worker", *(given.rest[1:] if given.rest[:1] == ["--"] else given.rest)]
     runpy.run_module("gymcast.training.worker", run_name="__main__", alter_sys=True)
 

@@ -37,6 +37,7 @@ from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras, make_foreign, try_ou
 from gymcast.envs.subproc import WorkerError
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.episode_taps import EpisodeSeeds, TappedDummyVecEnv, TappedSubprocVecEnv
+from gymcast.training.game_watch import WATCH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -248,7 +249,8 @@ def try_foreign(config: TrainingConfig) -> None:
     try:
         env = make_foreign(config.env_id, config.env_kwargs, config.extras)
         try:
-            try_out(env)
+            with WATCH:
+                try_out(env)
         finally:
             env.close()
     except EnvMakeError as error:

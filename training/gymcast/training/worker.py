@@ -21,6 +21,7 @@ from gymcast.envs import EnvMakeError, UnknownEnvError, resolve_env_id
 from gymcast.training.broadcast import Address, EventSink
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.events import ErrorData, TrainingStatusData
+from gymcast.training.game_watch import WATCH
 from gymcast.training.run_folder import CONFIG_NAME, LOCK_NAME, FileLock, Orders, Outcome, RunTakenError
 from gymcast.training.signals import StopSignals
 
@@ -52,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError) as error:
         print(f"{run_dir}: the orders of a worker cannot be read: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
+
+    try:
+        WATCH.open(run_dir)
+    except OSError as error:
+        log.warning("a game that hangs will not be noticed: %s", error)
 
     def address() -> Address:
         now = Orders.read(run_dir)

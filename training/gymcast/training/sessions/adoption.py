@@ -28,13 +28,16 @@ _LOCKS_KEPT_SECONDS: Final = 86_400.0
 class Identity:
     """Who a manager is. ``owner`` names it in leases, ``lock`` is a file it has locked as long as it lives.
 
-    ``keeps``: its sessions go on after it, in the hands of another manager that keeps too.
+    ``keeps``: its sessions go on after it, in the hands of another manager that keeps too. It renews its leases every
+    ``heartbeat_seconds``; ``lease_seconds`` after the last time they are anybody's.
     """
 
     owner: str
     host: str
     lock: Path
     keeps: bool
+    heartbeat_seconds: float
+    lease_seconds: float
 
     def mark(self) -> dict[str, Any]:
         """What a session's ``resources`` say of its manager."""
@@ -81,7 +84,10 @@ async def _look_at(storage: Storage, me: Identity, record: SessionRecord, found:
         # While its owner lives, only a lease that has run out lets a session go.
         dead = await asyncio.to_thread(_owner_is_dead, record.lease_owner, resources)
         adopted = await storage.leases.adopt(
-            record.session_id, me.owner, from_owner=record.lease_owner if dead else None
+            record.session_id,
+            me.owner,
+            from_owner=record.lease_owner if dead else None,
+            seconds=me.lease_seconds,
         )
         if adopted is not None:
             log.info("session %s is taken over, %s", record.session_id, record.status)

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from gymcast.training.config import ResourceLimits, TrainingConfig
 from gymcast.training.run_folder import FileLock, Orders, write_config
-from gymcast.training.storage import MOVES, TERMINAL, NotFoundError, SessionRecord, Storage, new_id
+from gymcast.training.storage import LEASE_SECONDS, MOVES, TERMINAL, NotFoundError, SessionRecord, Storage, new_id
 from gymcast.training.storage.errors import StateError
 
 from .adoption import Identity, remove_old_locks
@@ -46,6 +46,8 @@ class SessionManager:
 
     With ``keep_sessions`` sessions outlive their manager: workers go on when it dies and are taken over by the next
     one, and :meth:`stop` puts what runs back into the queue. Without it they end with this process.
+    ``polite_seconds`` and ``grace_seconds`` are the steps of a stop; leases are renewed every ``heartbeat_seconds`` and
+    valid for ``lease_seconds`` (docs/sessions.md).
 
     Handlers may be plain or ``async`` functions. One that raises, blocks or is slow is counted and logged
     (:meth:`get_global_metrics`), and disturbs neither a session nor another handler. Methods raise the errors of
@@ -61,12 +63,20 @@ class SessionManager:
         keep_sessions: bool = False,
         polite_seconds: float = 10.0,
         grace_seconds: float = 30.0,
+        heartbeat_seconds: float = 10.0,
+        lease_seconds: float = LEASE_SECONDS,
     ) -> None:
+        if not 0.0 < 2.0 * heartbeat_seconds <= lease_seconds:
+            raise ValueError(
+                f"heartbeat_seconds {heartbeat_seconds:g} and lease_seconds {lease_seconds:g}: a lease has to last two"
+                " heartbeats or more, or one that comes late would give sessions away"
+            )
         self.limits = resource_limits if resource_limits is not None else ResourceLimits()
         self.runs_dir = Path(runs_dir)
         self._given_storage = storage
         self._keeps = keep_sessions
         self._patience = Patience(polite_seconds, grace_seconds)
+        self._pulse = (heartbeat_seconds, lease_seconds)
         self._handlers = Handlers("start", "complete", "alert")
         self._storage = storage
         self._pool: Pool | None = None
@@ -95,7 +105,8 @@ class SessionManager:
         name = new_id()
         self._lock = FileLock(folder / name)
         self._lock.take()
-        me = Identity(f"{platform.node()[:64]}:{name}", platform.node(), self._lock.path, self._keeps)
+        node = platform.node()
+        me = Identity(f"{node[:64]}:{name}", node, self._lock.path, self._keeps, *self._pulse)
         pool = Pool(
             self._storage,
             self.limits,
@@ -165,7 +176,8 @@ class SessionManager:
         folder = (Path(run_dir) if run_dir is not None else self.runs_dir / session_id).resolve()
         known = await self._session_of(folder) if resume else None
         await asyncio.to_thread(write_config, folder, config)
-        resources: dict[str, Any] = {"run_dir": str(folder), **pool.me.mark()}
+        since = await storage.leases.now_us()
+        resources: dict[str, Any] = {"run_dir": str(folder), "waits_since_us": since, **pool.me.mark()}
         resources |= {name: True for name, on in (("resume", resume), ("report_episodes", report_episodes)) if on}
         config_json = config.model_dump(mode="json")
         if known is not None:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,6 @@ from .usage import SAMPLE_SECONDS, ResourceAlert, Sampler, Usage, Watch, pick_vi
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS: Final = 10.0
 TICK_SECONDS: Final = 1.0
 SCAN_SECONDS: Final = 5.0
 _HELD: Final = "start_training() has not been called"
@@ -65,9 +63,9 @@ class Pool:
         await self.scan()
         for work, seconds in (
             (self._dispatch, TICK_SECONDS),
-            (self._renew, HEARTBEAT_SECONDS),
+            (self._renew, self.me.heartbeat_seconds),
             (self._measure, SAMPLE_SECONDS),
-            (self.scan, SCAN_SECONDS),
+            (self.scan, min(SCAN_SECONDS, self.me.heartbeat_seconds)),
         ):
             self._tasks.append(asyncio.create_task(self._every(seconds, work), name=f"sessions {work.__name__}"))
 
@@ -114,8 +112,10 @@ class Pool:
 
     # Coming and going
 
-    def add(self, record: SessionRecord, config: TrainingConfig, *, held: bool = False) -> Supervised:
-        """Look after a session that waits."""
+    def add(
+        self, record: SessionRecord, config: TrainingConfig, *, held: bool = False, waited: float = 0.0
+    ) -> Supervised:
+        """Look after a session that has waited for so many seconds."""
         resources = record.resources or {}
 
         def orders() -> Orders:
@@ -125,8 +125,7 @@ class Pool:
         session = Supervised(
             record, config, self.storage, self.me.owner, orders, self.patience, self.me.keeps, held=held
         )
-        age = (datetime.now(UTC) - record.created).total_seconds()
-        session.since = time.monotonic() - max(0.0, age)
+        session.since = time.monotonic() - waited
         self.sessions[record.session_id] = session
         self._wake.set()
         return session
@@ -152,9 +151,11 @@ class Pool:
 
     async def scan(self) -> None:
         found = await find_sessions(self.storage, self.me, self.sessions.keys())
+        now = await self.storage.leases.now_us() if found.waiting or found.adopted else 0
         for record in (*found.waiting, *found.adopted):
+            waited = max(0.0, (now - (record.resources or {}).get("waits_since_us", now)) / 1e6)
             try:
-                session = self.add(record, TrainingConfig.parse(record.config or {}))
+                session = self.add(record, TrainingConfig.parse(record.config or {}), waited=waited)
             except ConfigError as error:
                 await self.storage.update_session(record.session_id, status="failed", reason=str(error)[:2000])
                 continue
@@ -249,7 +250,9 @@ class Pool:
 
     async def _claimed(self, session: Supervised) -> bool:
         """Take the lease; false when the session is another manager's now, or is not to be started yet."""
-        record = await self.storage.leases.claim(self.me.owner, session_id=session.session_id)
+        record = await self.storage.leases.claim(
+            self.me.owner, session_id=session.session_id, seconds=self.me.lease_seconds
+        )
         if record is None:
             found = await self._fresh(session)
             if found.status in WAITING and session.session_id in self.sessions:
@@ -264,7 +267,9 @@ class Pool:
 
     async def _renew(self) -> None:
         mine = [one.session_id for one in self.sessions.values() if one.watcher is not None]
-        held = await self.storage.leases.renew(self.me.owner, mine) if mine else set()
+        if not mine:
+            return
+        held = await self.storage.leases.renew(self.me.owner, mine, seconds=self.me.lease_seconds)
         for session_id in set(mine) - held:
             session = self.sessions.get(session_id)
             if session is None or (await self._fresh(session)).lease_owner in (self.me.owner, None):
@@ -278,6 +283,8 @@ class Pool:
         if not roots:
             self.usage = {}
             return
+        for session in list(self.sessions.values()):
+            await session.look_at_game()
         self.usage = await asyncio.to_thread(self._sampler.sample, roots)
         for session in [one for one in self.sessions.values() if one.worker is not None]:
             await asyncio.to_thread(bound_output, Path(session.run_dir) / LOG_NAME)

@@ -15,30 +15,42 @@ from typing import BinaryIO, Final, Self
 
 import psutil
 
+from gymcast.training.game_watch import REMEDY
 from gymcast.training.run_folder import LOG_NAME, worker_of
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 0.2
+# As long as writing down its stack takes a process.
+_DUMP_SECONDS: Final = 0.3
 _TAIL_BYTES: Final = 4096
+# What a fault in native code ends with; other signals come from outside.
+_CRASHES: Final = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
 @dataclass(frozen=True)
 class WorkerExit:
     """How a worker ended: its return code (negative: the number of the signal that killed it).
 
-    ``None`` for a worker that another manager had started: only its parent learns a process's return code.
+    ``None`` for a worker that another manager had started: only its parent learns a process's return code. ``why`` is
+    what it was killed for, and ``in_game`` names the game that had not returned when it ended.
     """
 
     code: int | None
+    why: str | None = None
+    in_game: str | None = None
 
     def describe(self) -> str:
         """For people: ``exit code 1`` or ``killed by SIGKILL``."""
+        if self.why is not None:
+            return self.why
         if self.code is None:
             return "its process has ended without a word"
         if self.code >= 0:
             return f"exit code {self.code}"
         name = signal.Signals(-self.code).name if -self.code in signal.valid_signals() else f"signal {-self.code}"
+        if self.in_game is not None and -self.code in _CRASHES:
+            return f"killed by {name} inside {self.in_game}; {REMEDY}"
         hint = "; the system may have run out of memory" if self.code == -signal.SIGKILL else ""
         return f"killed by {name}{hint}"
 
@@ -116,6 +128,14 @@ class WorkerProcess:
         if not self._ended:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, signal.SIGTERM)
+
+    async def kill_hanging(self) -> None:
+        """End a worker that will not end itself; where it hangs it leaves in its log."""
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, signal.SIGUSR1)
+            await asyncio.sleep(_DUMP_SECONDS)
+        self.kill()
 
     def kill(self) -> None:
         """End the worker and its children at once."""

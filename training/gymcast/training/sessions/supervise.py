@@ -8,11 +8,12 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from gymcast.training.config import TrainingConfig
+from gymcast.training.game_watch import REMEDY, seconds_in_game
 from gymcast.training.run_folder import LOG_NAME, Orders, Outcome
 from gymcast.training.storage import (
     ACTIVE,
@@ -98,6 +99,9 @@ def what_follows(
     if said == "cancelled" or (outcome is None and exit_.code in _BY_SIGNAL):
         if not keeps:
             return Next("cancelled", f"stopped by a signal: {why}")
+        if outcome is not None:  # it has saved a checkpoint: no fault of the training, so no retry is used up
+            text = f"stopped by a signal: {why}; it goes on from its checkpoint, to end it use stop or cancel"
+            return Next("retrying", text, retry_delay(0), counts=False)
         again = True
     if not again:
         return Next("failed", why)
@@ -134,6 +138,8 @@ class Supervised:
     watcher: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     _escalation: asyncio.Task[None] | None = None
+    _fault: str | None = None
+    """What its worker is killed for."""
 
     def __post_init__(self) -> None:
         self.resources = dict(self.record.resources or {})
@@ -174,7 +180,7 @@ class Supervised:
                 self._escalation.cancel()
                 self._escalation = None
         await self._settle(following)
-        self.worker = self.stop = None
+        self.worker = self.stop = self._fault = None
         return following
 
     async def _start(self) -> WorkerProcess:
@@ -210,9 +216,13 @@ class Supervised:
 
     async def _after(self, exit_: WorkerExit) -> Next:
         outcome = await asyncio.to_thread(Outcome.read, self.run_dir, self.record.attempts)
+        if outcome is None and self.worker is not None:
+            inside = await asyncio.to_thread(seconds_in_game, self.run_dir, self.worker.pid)
+            exit_ = replace(exit_, why=self._fault, in_game=None if inside is None else self.config.env_id)
         stop = self.stop or await self._wish_of_others()
         following = what_follows(exit_, outcome, stop, self.retries, self.config.max_retries, keeps=self.keeps)
-        silent = outcome is None and stop is None and self.worker is not None
+        # Of what was killed from outside the log says nothing, but for one that another manager had started.
+        silent = outcome is None and stop is None and self.worker is not None and (exit_.code is None or exit_.code > 0)
         if following.status == "failed" and silent and (last := last_lines(self.run_dir / LOG_NAME, 1)):
             following = Next("failed", f"{following.reason}: {last}")
         return following
@@ -240,6 +250,7 @@ class Supervised:
             found = await self.storage.get_session(self.session_id)
             status = following.status
             if status in ("queued", "retrying"):
+                self.resources["waits_since_us"] = await self.storage.leases.now_us()
                 await self.storage.update_session(self.session_id, desired=desired, resources=dict(self.resources))
                 # Back to the queue is a move from "stopping"; a worker that was gone before that is tried again.
                 status = "retrying" if found.status != "stopping" else status
@@ -313,6 +324,19 @@ class Supervised:
         if self.worker is not None:
             log.warning("session %s did not end within its grace time and is killed", self.session_id)
             self.worker.kill()
+
+    async def look_at_game(self) -> None:
+        """Kill a worker whose game does not return; another attempt goes on from the newest checkpoint."""
+        limit = self.config.longest_step(1)
+        if self.worker is None or limit is None or self._fault is not None or self.stop is not None:
+            return
+        waited = await asyncio.to_thread(seconds_in_game, self.run_dir, self.worker.pid)
+        if waited is None or waited <= limit or self.worker is None:
+            return
+        setting = "step_timeout" if limit == self.config.step_timeout else "episode_timeout"
+        self._fault = f"{self.config.env_id} hangs: a step or reset took more than {limit:g} s ({setting}); {REMEDY}"
+        log.warning("session %s is killed: %s", self.session_id, self._fault)
+        await self.worker.kill_hanging()
 
     async def let_go(self) -> None:
         """Leave the session to somebody else; its worker goes on."""
