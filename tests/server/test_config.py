@@ -125,7 +125,6 @@ def test_unknown_and_bad_settings_are_refused(values: dict[str, Any]) -> None:
     ("config", "setting"),
     [
         (ServerConfig(redis=RedisConfig(enabled=True)), "redis.enabled"),
-        (ServerConfig(enable_rate_limiting=True), "performance.enable_rate_limiting"),
     ],
 )
 def test_what_is_not_built_is_said_and_not_ignored(config: ServerConfig, setting: str) -> None:

@@ -21,12 +21,13 @@ from aiohttp import web
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed, Storage, StorageError
 
-from .auth import AUTH, Authenticator, authenticate, everybody
+from .auth import AUTH, Authenticator, authenticate, everybody, limited
 from .config import ServerConfig
 from .guard import add_headers, errors, origins
 from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Services
 from .hub import Hub
 from .messages import CLOSE_SHUTDOWN, outgoing
+from .rate_limits import LIMITS, RateLimits
 from .routes import add_routes
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,14 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
     config = config or ServerConfig()
     config.check_startable()
     who = authenticate if config.security.enable_auth else everybody
-    app = web.Application(middlewares=[errors, origins, who], client_max_size=MAX_BODY_BYTES)
+    middlewares = [errors, origins, who]
+    if config.performance.enable_rate_limiting:
+        middlewares.append(limited)
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app[CONFIG] = config
     app[AUTH] = Authenticator(config.jwt_secret)
+    if config.performance.enable_rate_limiting:
+        app[LIMITS] = RateLimits(config.performance)
     add_routes(app)
     app.on_response_prepare.append(add_headers)
 

@@ -21,6 +21,7 @@ from aiohttp.web_urldispatcher import AbstractRoute
 from .config import check_secret
 from .handlers.common import SERVICES
 from .problems import Problem
+from .rate_limits import LIMITS, address_of, budget_of
 from .tickets import TICKET_SECONDS, UsedTickets
 
 Scope = Literal["read", "ingest", "control", "admin"]
@@ -212,6 +213,19 @@ async def everybody(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 @web.middleware
+async def limited(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count requests that are not open to everyone, by who asks: the token's holder, else the address."""
+    scope = request.app[ROUTE_SCOPES].get(request.match_info.route)
+    if scope is not None:
+        principal = request[PRINCIPAL]
+        # Everybody has the name "local", and the guests of a room may share one.
+        alone = principal is LOCAL or principal.room is not None
+        who = f"address {address_of(request)}" if alone else f"subject {principal.subject}"
+        await request.app[LIMITS].take(budget_of(request, scope), who)
+    return await handler(request)
+
+
+@web.middleware
 async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Find out who asks, and let them do what their token allows. Open addresses ask for no token."""
     # Addresses that do not exist have no scope; they are answered with 404 or 405 whoever asks.
@@ -250,7 +264,7 @@ async def _identify(request: web.Request) -> Principal:
     try:
         return request.app[AUTH].verify(token.strip())
     except TokenError as error:
-        raise unauthorized(f"The token is refused: {error}.", error="invalid_token") from None
+        raise await _refused(request, f"The token is refused: {error}.") from None
 
 
 async def _redeem(request: web.Request) -> Principal:
@@ -258,10 +272,18 @@ async def _redeem(request: web.Request) -> Principal:
     try:
         number, principal = auth.read_ticket(request.query["ticket"], request.match_info["session_id"])
     except TokenError as error:
-        raise unauthorized(f"The ticket is refused: {error}.", error="invalid_token") from None
+        raise await _refused(request, f"The ticket is refused: {error}.") from None
     if not await auth.used.take(number):
-        raise unauthorized("The ticket is refused: it was used before.", error="invalid_token")
+        raise await _refused(request, "The ticket is refused: it was used before.")
     return principal
+
+
+async def _refused(request: web.Request, detail: str) -> Problem:
+    """A 401 for something wrong, of which nobody may try many. What is right always gets in."""
+    limits = request.app.get(LIMITS)
+    if limits is not None:
+        await limits.take("failures", f"address {address_of(request)}")
+    return unauthorized(detail, error="invalid_token")
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:

@@ -122,6 +122,9 @@ class IntegrationConfig(_Section):
     enable_spectator_integration: bool = Field(default=True, description="let spectators watch sessions that allow it")
 
 
+_PerMinute = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class PerformanceConfig(_Section):
     """Limits."""
 
@@ -146,7 +149,16 @@ class PerformanceConfig(_Section):
         default=20,
         description="a WebSocket viewer is pinged after so many silent seconds, and closed after half as many more",
     )
-    enable_rate_limiting: bool = Field(default=False, description="limit requests per client")
+    enable_rate_limiting: bool = Field(
+        default=False, description="limit requests per holder of a token, or per address where there are no tokens"
+    )
+    reads_per_minute: _PerMinute = Field(default=1200, description="requests that only look, and live connections")
+    control_per_minute: _PerMinute = Field(default=120, description="requests that create, change or delete sessions")
+    ingest_per_minute: _PerMinute = Field(default=60_000, description="reports of trainings")
+    tickets_per_minute: _PerMinute = Field(default=60, description="tickets for live connections")
+    failed_tokens_per_minute: _PerMinute = Field(
+        default=20, description="wrong tokens and tickets from one address, which are then answered with 429"
+    )
 
 
 _NESTED: Final[dict[str, type[_Section]]] = {
@@ -290,10 +302,7 @@ class ServerConfig(_Section):
         problems = self._missing_for_strangers()
         if self.security.enable_auth and self.is_loopback and self.security.jwt_secret_key is None:
             problems.append(("security.jwt_secret_key", _NO_SECRET))
-        for setting, wanted in (
-            ("redis.enabled", self.redis.enabled),
-            ("performance.enable_rate_limiting", self.performance.enable_rate_limiting),
-        ):
+        for setting, wanted in (("redis.enabled", self.redis.enabled),):
             if wanted:
                 problems.append((setting, "is not available in this version; leave it off"))
         if problems:

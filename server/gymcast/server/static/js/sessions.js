@@ -54,6 +54,7 @@ export class SessionList {
     this.sessions = [];
     this.older = [];
     this.cursor = null;
+    this.polling = false;
     this.selected = null;
     this.live = new Map(); // session id -> newer facts than the last poll
     this.list = byId("session-list");
@@ -67,6 +68,8 @@ export class SessionList {
   }
 
   async poll() {
+    if (this.polling) return; // such as while the visitor signs in
+    this.polling = true;
     try {
       const page = await getJson(paths.sessions());
       this.sessions = page.sessions ?? page.items ?? [];
@@ -78,6 +81,8 @@ export class SessionList {
     } catch (failure) {
       if (!(failure instanceof ApiError)) throw failure;
       notice("sessions", `The list of sessions could not be read. ${failure.message} Trying again.`);
+    } finally {
+      this.polling = false;
     }
   }
 
