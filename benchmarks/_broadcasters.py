@@ -1,11 +1,12 @@
-"""The servers of the broadcast benchmark, each in a process of its own and ordered by lines on its input.
+"""The servers of the benchmarks of broadcasting and ingest, each in a process of its own.
 
     python benchmarks/_broadcasters.py gymcast --clients 1000   the whole server, with a SQLite file in a new folder
     python benchmarks/_broadcasters.py raw                      asyncio alone: ``transport.write`` to every connection
+    python benchmarks/_broadcasters.py empty                    an aiohttp handler that reads a body and answers 201
 
-Each prints one line of JSON with its port and path. ``publish HZ BYTES SECONDS`` sends readings by itself (the raw one
-makes them ``BYTES`` long), ``memory`` collects garbage and prints the resident memory in bytes, the end of the input
-ends the process.
+Each prints one line of JSON with its port and path, and obeys lines on its input: ``publish HZ BYTES SECONDS`` sends
+readings by itself (the raw one makes them ``BYTES`` long), ``memory`` collects garbage and prints the resident memory
+in bytes, the end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from aiohttp import web
 
 Publish = Callable[[int], None]
 """Sends one reading; takes its size in bytes."""
@@ -74,14 +76,14 @@ async def steadily(publish: Publish, hz: float, size: int, seconds: float) -> No
         publish(size)
 
 
-async def gymcast(clients: int) -> None:
+async def gymcast(clients: int, database: str) -> None:
     """The server as it is, with room for the clients."""
     from gymcast.server import ServerConfig, running_server
 
     with tempfile.TemporaryDirectory(prefix="gymcast-bench-") as folder:
         config = ServerConfig(
             port=0,
-            database={"url": f"sqlite:///{Path(folder) / 'bench.db'}"},
+            database={"url": database or f"sqlite:///{Path(folder) / 'bench.db'}"},
             max_connections_per_session=clients + 10,
             max_total_connections=clients + 10,
         )
@@ -124,12 +126,31 @@ async def raw() -> None:
     await orders(publish)
 
 
+async def empty() -> None:
+    """What every handler costs: aiohttp reads a request with its body, and answers."""
+
+    async def handle(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=201, body=b"{}", content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/", handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(json.dumps({"port": runner.addresses[0][1], "path": "/"}), flush=True)
+    await orders(lambda _: None)
+    await runner.cleanup()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=("gymcast", "raw"))
+    parser.add_argument("kind", choices=("gymcast", "raw", "empty"))
     parser.add_argument("--clients", type=int, default=1000)
+    parser.add_argument("--database", default="", help="URL; default: a SQLite file in a new folder")
     options = parser.parse_args()
-    asyncio.run(gymcast(options.clients) if options.kind == "gymcast" else raw())
+    kinds = {"gymcast": lambda: gymcast(options.clients, options.database), "raw": raw, "empty": empty}
+    asyncio.run(kinds[options.kind]())
 
 
 if __name__ == "__main__":

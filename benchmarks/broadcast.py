@@ -17,55 +17,15 @@ import argparse
 import http.client
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any, Final
-
-import psutil
 
 from _broadcasters import reading
 from _common import machine, median, table
+from _processes import Process
 
-HERE: Final = Path(__file__).parent
 Run = dict[str, Any]
-
-
-class Process:
-    """A Python process ordered by lines on its input, answering with lines of JSON."""
-
-    def __init__(self, script: str, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def answer(self) -> str:
-        assert self.process.stdout is not None, "it is a pipe"
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.process.args} ended with code {self.process.wait()}")
-        return line.strip()
-
-    def say(self, order: str) -> None:
-        assert self.process.stdin is not None, "it is a pipe"
-        self.process.stdin.write(order + "\n")
-        self.process.stdin.flush()
-
-    def ask(self, order: str) -> Any:
-        self.say(order)
-        return json.loads(self.answer())
-
-    def cpu(self) -> float:
-        """Seconds of processor used so far."""
-        times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
-
-    def end(self) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        self.process.wait(30)
 
 
 def produce(port: int, session: str, hz: float, seconds: float) -> None:

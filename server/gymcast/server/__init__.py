@@ -27,12 +27,7 @@ if TYPE_CHECKING:
         ServerConfiguration,
     )
     from .hub import Hub
-    from .integration import (
-        MetricsCollector,
-        SpectatorManagerIntegration,
-        TrainingEngineIntegration,
-        UnknownTrainingError,
-    )
+    from .integration import MetricsCollector, TrainingEngineIntegration, UnknownTrainingError
     from .training_metrics_server import TrainingMetricsServer
 
 __all__ = [
@@ -51,7 +46,6 @@ __all__ = [
     "ServerConfigError",
     "ServerConfiguration",
     "ServerNotRunningError",
-    "SpectatorManagerIntegration",
     "TrainingEngineIntegration",
     "TrainingMetricsData",
     "TrainingMetricsServer",
@@ -74,12 +68,7 @@ _MODULES: Final = {
         "ServerConfiguration",
     ),
     ".hub": ("Hub",),
-    ".integration": (
-        "MetricsCollector",
-        "SpectatorManagerIntegration",
-        "TrainingEngineIntegration",
-        "UnknownTrainingError",
-    ),
+    ".integration": ("MetricsCollector", "TrainingEngineIntegration", "UnknownTrainingError"),
     ".training_metrics_server": ("TrainingMetricsServer",),
     "gymcast.training.events": ("BotDecisionData", "PerformanceGraphData", "TrainingMetricsData"),
 }

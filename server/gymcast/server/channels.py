@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from .messages import encode, frame_text
+
 RING_MESSAGES: Final = 1_000
 RING_SECONDS: Final = 60.0
 RING_BYTES: Final = 8 << 20
+# Types whose messages have a small bound: without it the ring has to know how large each one is.
+_SMALL: Final = frozenset({"training_metrics", "training_status"})
 
 
 class Sink(Protocol):
@@ -28,7 +32,7 @@ class Sink(Protocol):
 
 
 class HubFullError(Exception):
-    """A limit of connections is reached. ``scope`` is ``"room"``, ``"session"`` or ``"server"``."""
+    """A limit of connections is reached. ``scope`` is ``"session"`` or ``"server"``."""
 
     def __init__(self, scope: str, limit: int) -> None:
         self.scope = scope
@@ -44,17 +48,26 @@ class Place:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class LiveMessage:
-    """One message as it goes out, already framed; ``at`` is loop time."""
+    """One message as it goes out; ``at`` is loop time. ``data`` must not change any more."""
 
+    session_id: str
+    epoch: str
     type: str
     key: str
     seq: int
     at: float
     ts: datetime
     data: dict[str, Any]
-    frame: bytes
+    _frame: bytes | None = None
+
+    @property
+    def frame(self) -> bytes:
+        """The message encoded and framed, which is done once, when it is first wanted."""
+        if self._frame is None:
+            self._frame = frame_text(encode(self.session_id, self.epoch, self.type, self.seq, self.ts, self.data))
+        return self._frame
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +77,6 @@ class Client:
     id: str
     session_id: str
     user_name: str | None = None
-    # Code of the room it came through.
-    room: str | None = None
     sink: Sink | None = None
     types: frozenset[str] | None = None
     gap: float = 0.0
@@ -109,7 +120,8 @@ class Channel:
     session_id: str
     epoch: str
     heads: dict[str, int] = field(default_factory=dict)
-    ring: deque[LiveMessage] = field(default_factory=deque)
+    # With the size that each one counts with.
+    ring: deque[tuple[LiveMessage, int]] = field(default_factory=deque)
     ring_bytes: int = 0
     last: dict[str, LiveMessage] = field(default_factory=dict)
     pending: list[LiveMessage] = field(default_factory=list)
@@ -121,8 +133,11 @@ class Channel:
         """Put a message at the end of the stream."""
         self.heads[message.type] = message.seq
         self.last[message.key] = message
-        self.ring.append(message)
-        self.ring_bytes += len(message.frame)
+        # Nobody is there in most cases, and then a small message is not worth encoding.
+        small = message.type in _SMALL and not (self.clients or self.listeners)
+        size = 0 if small else len(message.frame)
+        self.ring.append((message, size))
+        self.ring_bytes += size
         self.trim(message.at)
         self.pending.append(message)
         for listener in self.listeners:
@@ -132,8 +147,10 @@ class Channel:
     def trim(self, now: float) -> None:
         """Let go what the ring has no room or no time for."""
         ring = self.ring
-        while ring and (len(ring) > RING_MESSAGES or self.ring_bytes > RING_BYTES or now - ring[0].at > RING_SECONDS):
-            self.ring_bytes -= len(ring.popleft().frame)
+        while ring and (
+            len(ring) > RING_MESSAGES or self.ring_bytes > RING_BYTES or now - ring[0][0].at > RING_SECONDS
+        ):
+            self.ring_bytes -= ring.popleft()[1]
 
     def rest(self, epoch: str, seen: dict[str, int], wants: Callable[[str], bool]) -> list[LiveMessage] | None:
         """Everything after ``seen`` in order, or ``None`` when any of it is gone: never a part of it."""
@@ -142,7 +159,7 @@ class Channel:
         wanted = {kind: head for kind, head in self.heads.items() if wants(kind)}
         if any(seen.get(kind, 0) > head for kind, head in wanted.items()):
             return None
-        rest = [message for message in self.ring if message.type in wanted and message.seq > seen.get(message.type, 0)]
+        rest = [m for m, _size in self.ring if m.type in wanted and m.seq > seen.get(m.type, 0)]
         # A number that was jumped over counts as gone too.
         return rest if len(rest) == sum(head - seen.get(kind, 0) for kind, head in wanted.items()) else None
 

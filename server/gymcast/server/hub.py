@@ -53,7 +53,6 @@ class Hub:
         self.heartbeat = heartbeat
         self.connections = 0
         self._channels: dict[str, Channel] = {}
-        self._rooms: dict[str, set[Client]] = {}
         self._dirty: set[Channel] = set()
         self._watched: set[Client] = set()
         self._watching = False
@@ -71,22 +70,6 @@ class Hub:
         channel = self._channels.get(session_id)
         return len(channel.clients) if channel else 0
 
-    # Rooms
-
-    def guests(self, code: str) -> int:
-        """How many clients watch through a room."""
-        return len(self._rooms.get(code, ()))
-
-    def rooms(self) -> set[str]:
-        """Codes of the rooms through which somebody watches."""
-        return set(self._rooms)
-
-    def drop_room(self, code: str, close_code: int, reason: str) -> None:
-        """Close every client that watches through a room; one that is only just connecting stays until called again."""
-        for client in tuple(self._rooms.get(code, ())):
-            if client.sink is not None:
-                self._close(client, close_code, reason)
-
     # Publishing
 
     def publish(
@@ -99,7 +82,7 @@ class Hub:
         ts: datetime | None = None,
         place: Place | None = None,
     ) -> bool:
-        """Number, encode and frame a message, and send it to everyone at the end of this turn of the loop.
+        """Number a message, encode it once, and send it to everyone at the end of this turn of the loop.
 
         ``place`` is its number when another process gave it one. Returns whether it was sent: a number that came before
         is not sent again. A number that leaves others out is sent; who asks for those left out is told that they are
@@ -114,8 +97,7 @@ class Hub:
                 return False
         seq = head + 1 if place is None else place.seq
         moment = ts or utc_now()
-        frame = frame_text(encode(session_id, channel.epoch, kind, seq, moment, data))
-        channel.add(LiveMessage(kind, key or kind, seq, self._loop.time(), moment, data, frame))
+        channel.add(LiveMessage(session_id, channel.epoch, kind, key or kind, seq, self._loop.time(), moment, data))
         if channel not in self._dirty:
             if not self._dirty:
                 self._loop.call_soon(self._tick)
@@ -150,7 +132,7 @@ class Hub:
         dirty, self._dirty = self._dirty, set()
         for channel in dirty:
             pending, channel.pending = channel.pending, []
-            if not pending:
+            if not (pending and channel.clients):
                 continue
             joined = b"".join(message.frame for message in pending)
             batch: bytes | None = None
@@ -173,23 +155,14 @@ class Hub:
 
     # Clients
 
-    def join(
-        self, session_id: str, *, user_name: str | None = None, room: str | None = None, room_limit: int | None = None
-    ) -> Client:
-        """Take a place for a client; its live messages are kept until :meth:`start`. Raises :class:`HubFullError`.
-
-        ``room`` is the code of the room it comes through, which has ``room_limit`` places.
-        """
-        if room is not None and room_limit is not None and self.guests(room) >= room_limit:
-            raise HubFullError("room", room_limit)
+    def join(self, session_id: str, *, user_name: str | None = None) -> Client:
+        """Take a place for a client; its live messages are kept until :meth:`start`. Raises :class:`HubFullError`."""
         channel = self._channels.get(session_id)
         if channel is not None and len(channel.clients) >= self.per_session:
             raise HubFullError("session", self.per_session)
         if self.connections >= self.total:
             raise HubFullError("server", self.total)
-        client = Client(secrets.token_hex(8), session_id, user_name, room)
-        if room is not None:
-            self._rooms.setdefault(room, set()).add(client)
+        client = Client(secrets.token_hex(8), session_id, user_name)
         # Pings to clients that all connected at once are spread over some seconds.
         client.heard = self._loop.time() - random.random() * self.heartbeat / 2
         self.channel(session_id).clients.add(client)
@@ -224,10 +197,6 @@ class Hub:
         """Give a client's place back; harmless when it was given back before."""
         channel = self._channels.get(client.session_id)
         self._watched.discard(client)
-        if client.room is not None and client in (guests := self._rooms.get(client.room, set())):
-            guests.discard(client)
-            if not guests:
-                del self._rooms[client.room]
         if channel is not None and client in channel.clients:
             channel.clients.remove(client)
             self.connections -= 1

@@ -49,6 +49,7 @@ CLOSE_SIGNED_OUT: Final = 4401
 CLOSE_UNKNOWN: Final = 4404
 CLOSE_ENDED: Final = 4410
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 PING: Final = b"\x89\x00"
 # A batch is closed once it is this large, and another one begun: clients have limits of their own.
 _BATCH_BYTES: Final = 512 << 10
@@ -102,7 +103,7 @@ INBOUND: Final[TypeAdapter[Inbound]] = TypeAdapter(Annotated[Inbound, Field(disc
 
 def encode(session_id: str, epoch: str, kind: str, seq: int, ts: datetime, data: dict[str, Any]) -> bytes:
     """The envelope as JSON text. ``ValueError`` for a number that is not finite."""
-    return json.dumps(
+    return _ENCODER.encode(
         {
             "v": PROTOCOL_VERSION,
             "type": kind,
@@ -111,10 +112,7 @@ def encode(session_id: str, epoch: str, kind: str, seq: int, ts: datetime, data:
             "seq": seq,
             "ts": rfc3339(to_us(ts)),
             "data": data,
-        },
-        ensure_ascii=False,
-        allow_nan=False,
-        separators=(",", ":"),
+        }
     ).encode()
 
 

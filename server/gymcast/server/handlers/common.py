@@ -17,7 +17,6 @@ from gymcast.server.episodes import EpisodeShelf
 from gymcast.server.hub import Hub
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.server.replays import FrameCache
-from gymcast.server.rooms import RoomKeeper
 from gymcast.training.sessions import TrainingAPI
 from gymcast.training.storage import Storage
 
@@ -27,6 +26,8 @@ BODY_SECONDS: Final = 10.0
 _MAX_DEPTH: Final = 64
 _MAX_INTEGER: Final = 2**63 - 1
 _NO_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+')
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,7 +42,6 @@ class Services:
         self.episodes = EpisodeShelf(storage)
         self.frames = FrameCache(self.episodes.find, self.episodes.settings)
         self.started = started
-        self.rooms = RoomKeeper(storage, hub, enabled=config.integration.enable_spectator_integration)
         self.api = TrainingAPI(storage=storage, gym_packages=config.security.gym_packages)
 
     def info(self, session: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ CONFIG: Final = web.AppKey("config", ServerConfig)
 
 def answer(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer."""
-    body = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    body = _ENCODER.encode(data).encode()
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
@@ -69,6 +69,13 @@ async def read_body(request: web.Request) -> bytes:
     too_large = Problem("body-too-large", f"The body may have at most {MAX_BODY_BYTES} bytes.")
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise too_large
+    if request.content.is_eof():  # all of it is here, as with most requests
+        found: bytes = request.content.read_nowait()
+        if len(found) > MAX_BODY_BYTES:
+            raise too_large
+        if not found:
+            raise _empty()
+        return found
     chunks: list[bytes] = []
     size = 0
     try:
@@ -85,20 +92,19 @@ async def read_body(request: web.Request) -> bytes:
             headers={"Connection": "close"},
         ) from None
     if not size:
-        raise Problem("malformed-request", "The body is empty; it has to be JSON.")
+        raise _empty()
     return b"".join(chunks)
+
+
+def _empty() -> Problem:
+    return Problem("malformed-request", "The body is empty; it has to be JSON.")
 
 
 def parse_json(body: bytes) -> Any:
     """Strict JSON. Raises :class:`Problem`: 400 for what is not JSON, 422 for values that cannot be kept."""
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_not_finite,
-            parse_int=_bounded_int,
-            parse_float=_finite,
-        )
+        text = body.decode("utf-8")
+        value = (_CAREFUL if _unusual(body) else _QUICK).decode(text)
     except UnicodeDecodeError as error:
         raise Problem("malformed-request", f"The body is not UTF-8 (byte {error.start}).") from None
     except json.JSONDecodeError as error:
@@ -190,6 +196,26 @@ def _texts(value: Any) -> Iterator[str]:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
+
+
+def _unusual(body: bytes) -> bool:
+    """Whether a number in JSON may be out of range or not finite: then each is looked at, which takes longer."""
+    shape = body.translate(_DIGITS)
+    return (
+        b"0e000" in shape
+        or b"0e+000" in shape
+        or b"0000000000000000000" in shape
+        or b"NaN" in body
+        or b"Infinity" in body
+    )
+
+
+# Every digit as 0, and E as e: so that long runs and large exponents are found by looking for a few texts.
+_DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_QUICK: Final = json.JSONDecoder(object_pairs_hook=_unique)
+_CAREFUL: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_not_finite, parse_int=_bounded_int, parse_float=_finite
+)
 
 
 # Conditional requests

@@ -10,6 +10,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -25,28 +26,28 @@ from gymcast.training.events import (
     ReplayData,
     TrainingMetricsData,
     TrainingStatusData,
+    event_type_of,
 )
 
 from . import schema
 from .bulk import insert_rows
 from .errors import DuplicateIdError, NotFoundError, StateError
 from .ids import now_us, to_us
-from .numbers import accept
+from .numbers import Numbers, accept, stored_numbers
+from .prepared import find_session, update_session
 from .records import Committed, NewEpisode, SessionRecord
 from .rollups import BULK, add_blocks, blocks_of, roll_up
 from .states import ACTIVE, TERMINAL, WAITING, check_move
 
 log = logging.getLogger(__name__)
 
+# Producer name of events that came without one (plain metrics POSTs); their numbers are given here.
+UNNUMBERED: Final = "rest"
 Row = dict[str, Any]
 M = TypeVar("M", bound=Message)
 # Types whose data is kept in a table of its own, or (frame, episodes) not at all.
 _OWN_TABLE: Final = frozenset(
     {"training_metrics", "bot_decision", "graph_update", "checkpoint", "evaluation", "replay", "frame", "episodes"}
-)
-# Made once: every report of a producer begins with it, and building a statement costs more than running it.
-_LOCK: Final = (
-    sa.select(schema.sessions).where(schema.sessions.c.session_id == sa.bindparam("wanted")).with_for_update()
 )
 
 
@@ -74,16 +75,37 @@ def decode_replay(data: ReplayData) -> bytes:
 
 def lock_session(connection: sa.Connection, session_id: str) -> Row:
     """The session's row, locked until the transaction ends. Raises :class:`NotFoundError`."""
-    row = connection.execute(_LOCK, {"wanted": session_id}).mappings().first()
+    row = find_session(connection, session_id)
     if row is None:
         raise NotFoundError("session", session_id)
-    return dict(row)
+    return row
 
 
 def ingest(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> Ingested:
     """Store what is new of ``events`` in the running transaction."""
     session = lock_session(connection, session_id)
-    numbers, fresh = accept(connection, session_id, producer, events)
+    return _store(connection, session, producer, stored_numbers(connection, session_id, producer), events)
+
+
+def ingest_unnumbered(
+    connection: sa.Connection, session_id: str, data: Sequence[Message], moment: datetime
+) -> Ingested:
+    """Store data that came without numbers: they get the next ones, so all of it is new."""
+    session = lock_session(connection, session_id)
+    known = stored_numbers(connection, session_id, UNNUMBERED)
+    first = 1 if known is None else known.last + 1
+    events = [
+        Event.model_validate({"seq": first + place, "ts": moment, "type": event_type_of(item), "data": item})
+        for place, item in enumerate(data)
+    ]
+    return _store(connection, session, UNNUMBERED, known, events)
+
+
+def _store(
+    connection: sa.Connection, session: Row, producer: str, known: Numbers | None, events: Sequence[Event]
+) -> Ingested:
+    session_id = session["session_id"]
+    numbers, fresh = accept(connection, session_id, producer, known, events)
     by_type: dict[str, list[Event]] = defaultdict(list)
     for event in fresh:
         by_type[event.type].append(event)
@@ -110,9 +132,7 @@ def write_session(connection: sa.Connection, session: Row, changes: Row, *, visi
     moment = now_us()
     if visible:
         changes = {**changes, "version": session["version"] + 1, "updated_us": moment}
-    connection.execute(
-        sa.update(schema.sessions).where(schema.sessions.c.session_id == session["session_id"]).values(changes)
-    )
+    update_session(connection, session["session_id"], changes)
     status = changes.get("status", session["status"])
     if status != session["status"]:
         connection.execute(

@@ -14,16 +14,16 @@ import sqlalchemy as sa
 
 from gymcast.training.events import Event
 
+from .prepared import execute
 from .schema import events as table
 from .schema import producers
 
-# Made once: building a statement costs more than running it.
 _HERE: Final = (
     producers.c.session_id == sa.bindparam("of_session"),
     producers.c.producer == sa.bindparam("of_producer"),
 )
 _FIND: Final = sa.select(producers.c.head, producers.c.last).where(*_HERE)
-_MOVE: Final = sa.update(producers).where(*_HERE)
+_MOVE: Final = sa.update(producers).where(*_HERE).values(head=sa.bindparam("head"), last=sa.bindparam("last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,20 @@ class Numbers:
     last: int = 0
 
 
-def last_number(connection: sa.Connection, session_id: str, producer: str) -> int:
-    """The highest number accepted from ``producer``, 0 before the first."""
-    known = _stored(connection, session_id, producer)
-    return 0 if known is None else known.last
+def stored_numbers(connection: sa.Connection, session_id: str, producer: str) -> Numbers | None:
+    """What is accepted from ``producer``; ``None`` before its first report."""
+    row = execute(connection, _FIND, {"of_session": session_id, "of_producer": producer}).first()
+    return None if row is None else Numbers(row.head, row.last)
 
 
 def accept(
-    connection: sa.Connection, session_id: str, producer: str, sent: Sequence[Event]
+    connection: sa.Connection, session_id: str, producer: str, known: Numbers | None, sent: Sequence[Event]
 ) -> tuple[Numbers, list[Event]]:
     """Count in what is new of ``sent``; returns the numbers after that, and the new events in the order sent.
 
-    The caller holds the session's row lock and stores the new events: a row in ``events`` for each beyond ``head``.
+    ``known`` is what :func:`stored_numbers` says. The caller holds the session's row lock and stores the new events: a
+    row in ``events`` for each beyond ``head``.
     """
-    known = _stored(connection, session_id, producer)
     before = known or Numbers()
     numbers = [event.seq for event in sent]
     if (
@@ -72,18 +72,13 @@ def accept(
     return after, fresh
 
 
-def _stored(connection: sa.Connection, session_id: str, producer: str) -> Numbers | None:
-    row = connection.execute(_FIND, {"of_session": session_id, "of_producer": producer}).first()
-    return None if row is None else Numbers(row.head, row.last)
-
-
 def _store(connection: sa.Connection, session_id: str, producer: str, known: Numbers | None, after: Numbers) -> None:
     row = {"session_id": session_id, "producer": producer, "head": after.head, "last": after.last}
     if known is None:
         connection.execute(sa.insert(producers), row)
     else:
         here = {"of_session": session_id, "of_producer": producer}
-        connection.execute(_MOVE, {**here, "head": after.head, "last": after.last})
+        execute(connection, _MOVE, {**here, "head": after.head, "last": after.last})
 
 
 def _beyond_gap(

@@ -13,19 +13,17 @@ from typing import Any, Final, Self, TypedDict, Unpack
 
 import sqlalchemy as sa
 
-from gymcast.training.events import Event, EventReceipt, Message, event_type_of, utc_now
+from gymcast.training.events import Event, EventReceipt, Message, utc_now
 
 from . import repeats, retention, schema
 from .engine import Database, make_database
 from .errors import StorageBusyError, StorageUnavailableError, VersionConflictError
 from .ids import new_id, now_us, to_us
-from .ingest import Ingested, ingest, insert_episodes, lock_session, times_of_move, write_session
+from .ingest import Ingested, ingest, ingest_unnumbered, insert_episodes, lock_session, times_of_move, write_session
 from .leases import Leases, check_owner
-from .numbers import last_number
 from .reader import Reader
 from .records import TIME_COLUMNS, Committed, NewEpisode, SessionChanges, SessionRecord
 from .rollups import roll_up, sessions_with_tails
-from .rooms import Rooms
 from .states import TERMINAL, check_move
 from .writer import Writer
 
@@ -33,8 +31,6 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[Committed], None]
 
-# Producer name of events that came without one (plain metrics POSTs); their numbers are given by the storage.
-UNNUMBERED: Final = "rest"
 # How long readings that come one by one wait until they are summed up together.
 ROLL_SECONDS: Final = 2.0
 
@@ -67,7 +63,6 @@ class Storage(Reader):
         super().__init__(database)
         self._writer = Writer(database)
         self.leases = Leases(database, self._writer, self._tell)
-        self.rooms = Rooms(database, self._writer, self._tell)
         self._listeners: list[Listener] = []
         self._tails: set[str] = set()
         self._roller = asyncio.create_task(self._roll_tails(), name="gymcast-storage-roller")
@@ -263,13 +258,7 @@ class Storage(Reader):
         moment = utc_now()
 
         def job(connection: sa.Connection) -> Ingested:
-            lock_session(connection, session_id)
-            first = last_number(connection, session_id, UNNUMBERED) + 1
-            events = [
-                Event.model_validate({"seq": first + place, "ts": moment, "type": event_type_of(item), "data": item})
-                for place, item in enumerate(data)
-            ]
-            return ingest(connection, session_id, UNNUMBERED, events)
+            return ingest_unnumbered(connection, session_id, data, moment)
 
         return await self._submit_events(job, len(data))
 
