@@ -150,6 +150,44 @@ async def test_training_engine_example(metrics_server: TrainingMetricsServer) ->
     assert (last["episode_length"], last["average_reward"], last["win_rate"]) == (40.0, None, None)
 
 
+async def test_spectator_manager_integration(
+    metrics_server: TrainingMetricsServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gymcast.server.integration import SpectatorManagerIntegration
+
+    # Rooms are this server's own: there is no other spectator system to be a bridge to.
+    spectator_manager = None
+
+    # Create integrated session
+    integration = SpectatorManagerIntegration(metrics_server, spectator_manager)
+
+    session_info = await integration.create_integrated_session(
+        training_session_id="training_001",
+        model_generation=2,
+        algorithm="PPO",
+        total_episodes=1000,
+        # Spectator-specific options
+        max_spectators=20,
+        password_protected=True,
+    )
+
+    print(f"Room code: {session_info['room_code']}")
+    print(f"Password: {session_info['room_password']}")
+
+    code, password = re.findall(r": (.+)", capsys.readouterr().out)
+    session = await get(metrics_server, f"/api/training/sessions/{session_info['session_id']}")
+    assert (session["training_session_id"], session["room_code"]) == ("training_001", code)
+    room = await get(metrics_server, f"/api/rooms/{code}")
+    assert (room["max_spectators"], room["password_protected"], room["expires_at"]) == (20, True, None)
+    async with aiohttp.ClientSession(metrics_server.url) as client:
+        async with client.post(f"/api/rooms/{code}/join", json={"password": password}) as answer:
+            token = (await answer.json())["token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        async with client.ws_connect(f"/ws/{session_info['session_id']}", headers=headers) as spectator:
+            assert (await spectator.receive_json(timeout=5))["type"] == "connection_status"
+            assert (await get(metrics_server, f"/api/rooms/{code}"))["spectator_count"] == 1
+
+
 async def test_data_models(metrics_server: TrainingMetricsServer) -> None:
     from gymcast.server import (
         BotDecisionData,

@@ -224,16 +224,22 @@ async def test_who_only_reports_cannot_report_for_the_servers_own_trainings(
 
 
 async def test_a_guest_of_a_room_sees_that_room_only(client: aiohttp.ClientSession) -> None:
-    made = {}
-    for code in ("K7WXQ2", "ABCDEF"):
-        async with client.post(SESSIONS, json=external(room_code=code), headers=bearer(token("ingest"))) as answer:
-            made[code] = f"{SESSIONS}/{(await answer.json())['session_id']}"
-    guest = bearer(token("read", room="K7WXQ2"))
-    for path in (made["K7WXQ2"], f"{made['K7WXQ2']}/history", f"{made['K7WXQ2']}/replays", "/api/envs"):
+    sessions, codes = [], []
+    for _ in range(2):
+        async with client.post(SESSIONS, json=external(), headers=bearer(token("ingest"))) as answer:
+            sessions.append((await answer.json())["session_id"])
+        async with client.post(
+            "/api/rooms", json={"session_id": sessions[-1]}, headers=bearer(token("control"))
+        ) as made:
+            codes.append((await made.json())["code"])
+    guest = bearer(token("read", room=codes[0]))
+    own, other = (f"{SESSIONS}/{session_id}" for session_id in sessions)
+    for path in (own, f"{own}/history", f"{own}/replays", "/api/envs", f"/api/rooms/{codes[0]}"):
         async with client.get(path, headers=guest) as answer:
             assert answer.status == 200, path
-    for path in (made["ABCDEF"], f"{made['ABCDEF']}/history", SESSIONS, "/status", "/api/replays", "/api/replays/x"):
+    foreign = (other, f"{other}/history", SESSIONS, "/status", "/api/replays", "/api/replays/x", "/api/rooms")
+    for path in (*foreign, f"/api/rooms/{codes[1]}"):
         async with client.get(path, headers=guest) as answer:
             await expect_problem(answer, 404, "not-found")
-    async with client.post(f"{made['K7WXQ2']}/metrics", json=metrics(), headers=guest) as answer:
+    async with client.post(f"{own}/metrics", json=metrics(), headers=guest) as answer:
         await expect_problem(answer, 403, "forbidden")

@@ -16,6 +16,7 @@ from gymcast.server import (
     PortTakenError,
     RunningServer,
     ServerNotRunningError,
+    SpectatorManagerIntegration,
     TrainingEngineIntegration,
     TrainingMetricsServer,
     UnknownTrainingError,
@@ -184,3 +185,39 @@ async def test_a_server_that_has_ended_takes_nothing(tmp_path: Path) -> None:
     await asyncio.to_thread(thread.join)
     with pytest.raises(ServerNotRunningError, match="has ended"):
         await integration.update_training_metrics("t", 1, 1.0)
+
+
+async def test_a_session_with_a_room_for_it(server: RunningServer) -> None:
+    integration = SpectatorManagerIntegration(server)
+    about = {"training_session_id": "t", "model_generation": 1, "algorithm": "PPO", "total_episodes": None}
+    with pytest.raises(ValidationError, match="max_spectators"):
+        await integration.create_integrated_session(**about, max_spectators=0)
+    assert (await server.storage.list_sessions())[0] == []
+    info = await integration.create_integrated_session(**about, password_protected=False, expires_in=60.0)
+    assert (info["room_password"], info["join_path"]) == (None, f"/#/room/{info['room_code']}")
+    room = await server.storage.rooms.get(info["room_code"])
+    assert (room.password_hash, room.max_spectators, room.to_json()["expires_at"]) == (None, 20, info["expires_at"])
+    await integration.trainings.update_training_metrics("t", 3, 1.0)
+    assert (await server.storage.get_session(info["session_id"])).current_episode == 3
+
+
+async def test_a_session_with_a_room_of_another_spectator_system(server: RunningServer) -> None:
+    class Lobby:
+        """A spectator system with rooms of its own."""
+
+        def __init__(self) -> None:
+            self.rooms: dict[str, str] = {}
+
+        async def create_room(
+            self, *, training_session_id: str, max_spectators: int, password_protected: bool
+        ) -> dict[str, str | None]:
+            self.rooms[training_session_id] = f"L-{max_spectators}"
+            return {"room_code": self.rooms[training_session_id], "room_password": "pw" if password_protected else None}
+
+    lobby = Lobby()
+    integration = SpectatorManagerIntegration(server, lobby)
+    info = await integration.create_integrated_session("t", 1, "PPO", 10, max_spectators=7)
+    assert lobby.rooms == {"t": "L-7"}
+    assert (info["room_code"], info["room_password"], info["join_path"]) == ("L-7", "pw", None)
+    assert (await server.storage.get_session(info["session_id"])).room_code == "L-7"
+    assert (await server.storage.rooms.page()).items == []

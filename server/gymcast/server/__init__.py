@@ -27,7 +27,12 @@ if TYPE_CHECKING:
         ServerConfiguration,
     )
     from .hub import Hub
-    from .integration import MetricsCollector, TrainingEngineIntegration, UnknownTrainingError
+    from .integration import (
+        MetricsCollector,
+        SpectatorManagerIntegration,
+        TrainingEngineIntegration,
+        UnknownTrainingError,
+    )
     from .training_metrics_server import TrainingMetricsServer
 
 __all__ = [
@@ -46,6 +51,7 @@ __all__ = [
     "ServerConfigError",
     "ServerConfiguration",
     "ServerNotRunningError",
+    "SpectatorManagerIntegration",
     "TrainingEngineIntegration",
     "TrainingMetricsData",
     "TrainingMetricsServer",
@@ -68,7 +74,12 @@ _MODULES: Final = {
         "ServerConfiguration",
     ),
     ".hub": ("Hub",),
-    ".integration": ("MetricsCollector", "TrainingEngineIntegration", "UnknownTrainingError"),
+    ".integration": (
+        "MetricsCollector",
+        "SpectatorManagerIntegration",
+        "TrainingEngineIntegration",
+        "UnknownTrainingError",
+    ),
     ".training_metrics_server": ("TrainingMetricsServer",),
     "gymcast.training.events": ("BotDecisionData", "PerformanceGraphData", "TrainingMetricsData"),
 }

@@ -103,8 +103,9 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
         services = Services(config, storage, hub, time.monotonic())
         stack.push_async_callback(services.frames.close)
         stack.callback(storage.listen(_fan_out(services)))
-        sweeper = asyncio.create_task(_sweep(services))
-        stack.push_async_callback(_cancel, sweeper)
+        stack.push_async_callback(services.rooms.stop)
+        for work in (_sweep(services), services.rooms.watch()):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
         yield services
 
 

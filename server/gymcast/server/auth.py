@@ -18,6 +18,8 @@ import jwt
 from aiohttp import hdrs, web
 from aiohttp.web_urldispatcher import AbstractRoute
 
+from gymcast.training.storage import NotFoundError, RoomRecord
+
 from .config import check_secret
 from .handlers.common import SERVICES
 from .problems import Problem
@@ -202,14 +204,31 @@ class Authenticator:
 AUTH: Final = web.AppKey("auth", Authenticator)
 PRINCIPAL: Final = web.RequestKey("principal", Principal)
 """``request[PRINCIPAL]``: who asks; every handler can rely on it."""
+ROOM: Final = web.RequestKey("room", RoomRecord)
+"""``request.get(ROOM)``: the room whose guest asks."""
 ROUTE_SCOPES: Final = web.AppKey("route_scopes", dict[AbstractRoute, Scope | None])
 
 
 @web.middleware
 async def everybody(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Authentication is off: whoever reaches the server may do everything."""
+    """Authentication is off: whoever reaches the server may do everything, but for who comes as a guest of a room."""
     request[PRINCIPAL] = LOCAL
+    scope = request.app[ROUTE_SCOPES].get(request.match_info.route)
+    if scope is not None and (hdrs.AUTHORIZATION in request.headers or "ticket" in request.query):
+        await _let_guest_in(request, scope)
     return await handler(request)
+
+
+async def _let_guest_in(request: web.Request, scope: Scope) -> None:
+    """Hold the bearer of a room's token or ticket to that room; other tokens mean nothing here."""
+    try:
+        principal = await _identify(request)
+    except Problem:
+        return
+    if principal.room is not None:
+        request[PRINCIPAL] = principal
+        require(principal, scope)
+        await _check_room(request, principal.room)
 
 
 @web.middleware
@@ -315,16 +334,20 @@ async def _check_external(request: web.Request, principal: Principal) -> None:
     external.add(session_id)
 
 
-async def _check_room(request: web.Request, room: str) -> None:
-    """A room's token opens the room's session with its replays; everything else is not there."""
+async def _check_room(request: web.Request, code: str) -> None:
+    """A room's token opens the room's session with its replays while the room is open; nothing else is there."""
     names = request.match_info
     services = request.app[SERVICES]
+    try:
+        room = request[ROOM] = await services.storage.rooms.get(code)
+    except NotFoundError:
+        raise Problem("not-found", f"Room {code} has ended.") from None
     if "code" in names:
-        allowed = names["code"] == room
+        allowed = names["code"].upper() == code
     elif "session_id" in names or "replay_id" in names:
         session_id = names.get("session_id") or (await services.episodes.find(names["replay_id"])).session_id
-        allowed = (await services.storage.get_session(session_id)).room_code == room
+        allowed = session_id == room.session_id
     else:
         allowed = request.path.startswith(_ROOM_OPEN)
     if not allowed:
-        raise Problem("not-found", f"There is nothing at {request.path} for a guest of room {room}.")
+        raise Problem("not-found", f"There is nothing at {request.path} for a guest of room {code}.")

@@ -32,7 +32,7 @@ class Sink(Protocol):
 
 
 class HubFullError(Exception):
-    """A limit of connections is reached. ``scope`` is ``"session"`` or ``"server"``."""
+    """A limit of connections is reached. ``scope`` is ``"room"``, ``"session"`` or ``"server"``."""
 
     def __init__(self, scope: str, limit: int) -> None:
         self.scope = scope
@@ -77,6 +77,8 @@ class Client:
     id: str
     session_id: str
     user_name: str | None = None
+    # Code of the room it came through.
+    room: str | None = None
     sink: Sink | None = None
     types: frozenset[str] | None = None
     gap: float = 0.0

@@ -119,7 +119,7 @@ class IntegrationConfig(_Section):
     """The game server beside this one."""
 
     game_server_url: str | None = Field(default=None, description="address of a game server to integrate with")
-    enable_spectator_integration: bool = Field(default=True, description="let spectators watch sessions that allow it")
+    enable_spectator_integration: bool = Field(default=True, description="let rooms be opened for guests")
 
 
 _PerMinute = Annotated[int, Field(ge=1, le=10_000_000)]

@@ -53,6 +53,7 @@ class Hub:
         self.heartbeat = heartbeat
         self.connections = 0
         self._channels: dict[str, Channel] = {}
+        self._rooms: dict[str, set[Client]] = {}
         self._dirty: set[Channel] = set()
         self._watched: set[Client] = set()
         self._watching = False
@@ -69,6 +70,22 @@ class Hub:
         """How many clients watch a session."""
         channel = self._channels.get(session_id)
         return len(channel.clients) if channel else 0
+
+    # Rooms
+
+    def guests(self, code: str) -> int:
+        """How many clients watch through a room."""
+        return len(self._rooms.get(code, ()))
+
+    def rooms(self) -> set[str]:
+        """Codes of the rooms through which somebody watches."""
+        return set(self._rooms)
+
+    def drop_room(self, code: str, close_code: int, reason: str) -> None:
+        """Close every client that watches through a room; one that is only just connecting stays until called again."""
+        for client in tuple(self._rooms.get(code, ())):
+            if client.sink is not None:
+                self._close(client, close_code, reason)
 
     # Publishing
 
@@ -155,14 +172,23 @@ class Hub:
 
     # Clients
 
-    def join(self, session_id: str, *, user_name: str | None = None) -> Client:
-        """Take a place for a client; its live messages are kept until :meth:`start`. Raises :class:`HubFullError`."""
+    def join(
+        self, session_id: str, *, user_name: str | None = None, room: str | None = None, room_limit: int | None = None
+    ) -> Client:
+        """Take a place for a client; its live messages are kept until :meth:`start`. Raises :class:`HubFullError`.
+
+        ``room`` is the code of the room it comes through, which has ``room_limit`` places.
+        """
+        if room is not None and room_limit is not None and self.guests(room) >= room_limit:
+            raise HubFullError("room", room_limit)
         channel = self._channels.get(session_id)
         if channel is not None and len(channel.clients) >= self.per_session:
             raise HubFullError("session", self.per_session)
         if self.connections >= self.total:
             raise HubFullError("server", self.total)
-        client = Client(secrets.token_hex(8), session_id, user_name)
+        client = Client(secrets.token_hex(8), session_id, user_name, room)
+        if room is not None:
+            self._rooms.setdefault(room, set()).add(client)
         # Pings to clients that all connected at once are spread over some seconds.
         client.heard = self._loop.time() - random.random() * self.heartbeat / 2
         self.channel(session_id).clients.add(client)
@@ -197,6 +223,10 @@ class Hub:
         """Give a client's place back; harmless when it was given back before."""
         channel = self._channels.get(client.session_id)
         self._watched.discard(client)
+        if client.room is not None and client in (guests := self._rooms.get(client.room, set())):
+            guests.discard(client)
+            if not guests:
+                del self._rooms[client.room]
         if channel is not None and client in channel.clients:
             channel.clients.remove(client)
             self.connections -= 1

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from gymcast.training.episode_stats import RECENT_EPISODES, EpisodeStats
@@ -26,6 +26,7 @@ from gymcast.training.events import (
 )
 
 from .app import RunningServer
+from .rooms import RoomWanted
 from .training_metrics_server import TrainingMetricsServer
 
 AnyServer = TrainingMetricsServer | RunningServer
@@ -236,3 +237,73 @@ def _graphs(reading: TrainingMetricsData) -> list[PerformanceGraphData]:
                 )
             )
     return found
+
+
+class SpectatorManager(Protocol):
+    """Somebody else's spectator system, which makes rooms of its own for trainings of this server."""
+
+    async def create_room(
+        self, *, training_session_id: str, max_spectators: int, password_protected: bool
+    ) -> Mapping[str, Any]:
+        """A new room as ``{"room_code": ..., "room_password": ...}``, the password ``None`` when there is none."""
+        ...
+
+
+class SpectatorManagerIntegration:
+    """Announces a training together with a room for its spectators.
+
+    Rooms are those of this server, unless a ``spectator_manager`` makes them; the session then names its code.
+    """
+
+    def __init__(self, server: AnyServer, spectator_manager: SpectatorManager | None = None) -> None:
+        self.server = server
+        self._manager = spectator_manager
+        self.trainings = TrainingEngineIntegration(server)
+
+    async def create_integrated_session(
+        self,
+        training_session_id: str,
+        model_generation: int,
+        algorithm: str,
+        total_episodes: int | None,
+        *,
+        max_spectators: int = 20,
+        password_protected: bool = True,
+        expires_in: float | None = None,
+    ) -> dict[str, Any]:
+        """Register a training and open a room for it; :attr:`trainings` reports under ``training_session_id``.
+
+        Returns ``session_id, training_session_id, room_code, room_password, max_spectators, expires_at, join_path``.
+        The password is ``None`` without protection and cannot be read again. ``expires_in`` seconds are the room's
+        life, without end when ``None``; another spectator system decides that itself.
+        """
+        about = (training_session_id, model_generation, algorithm, total_episodes)
+        if self._manager is not None:
+            made = await self._manager.create_room(
+                training_session_id=training_session_id,
+                max_spectators=max_spectators,
+                password_protected=password_protected,
+            )
+            code, password, expires_at = made["room_code"], made["room_password"], None
+            session_id = await self.trainings.register_training_session(*about, room_code=code)
+        else:
+            # Looked at first, so that no session is left over when a value is refused.
+            draft = RoomWanted(
+                session_id="later",
+                password_protected=password_protected,
+                max_spectators=max_spectators,
+                expires_in=expires_in,
+            )
+            session_id = await self.trainings.register_training_session(*about)
+            wanted = draft.model_copy(update={"session_id": session_id})
+            new = await self.server.work(lambda services: services.rooms.create(wanted))
+            code, password, expires_at = new.room.code, new.password, new.room.to_json()["expires_at"]
+        return {
+            "session_id": session_id,
+            "training_session_id": training_session_id,
+            "room_code": code,
+            "room_password": password,
+            "max_spectators": max_spectators,
+            "expires_at": expires_at,
+            "join_path": None if self._manager is not None else f"/#/room/{code}",
+        }

@@ -487,3 +487,42 @@ def one_or_more(model: type[BaseModel]) -> Any:
 
 
 NewSession: Any = ExternalSession | ManagedSession
+
+
+# Rooms
+
+
+class RoomInfo(Answer):
+    """A room through which guests watch a session."""
+
+    code: str = Field(description="six letters and digits without look-alikes", examples=["K7WXR3"])
+    session_id: str
+    kind: Literal["spectator"] = Field(description="what guests may do: watch")
+    password_protected: bool
+    max_spectators: int | None = Field(description="guests at a time; null: as many as the server's limits allow")
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = Field(description="when the room ends; null: when it is closed")
+    spectator_count: Count = Field(description="guests who watch now, through this server process")
+
+
+class NewRoomInfo(RoomInfo):
+    """A room that was just made."""
+
+    password: str | None = Field(description="the password, told this once; null without one")
+
+
+class RoomList(Answer):
+    """Open rooms, newest first."""
+
+    rooms: list[RoomInfo]
+    next_cursor: Cursor
+
+
+class JoinedRoom(Answer):
+    """What a guest needs to watch."""
+
+    token: str = Field(description="opens the room's session, to read, as Authorization: Bearer")
+    token_type: Literal["Bearer"]
+    expires_in: Annotated[int, Field(ge=0)] = Field(description="seconds the token is good for")
+    session_id: str
+    room: RoomInfo

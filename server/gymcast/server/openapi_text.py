@@ -40,6 +40,7 @@ GROUPS: Final[dict[str, str]] = {
     "Sessions": "Trainings, waiting, at work or ended.",
     "Reports": "What a trainer sends: metrics, decisions, graphs, events.",
     "History and replays": "What is kept of a training, and watching it live.",
+    "Rooms": "Guests who watch one session, by code and password.",
     "Server": "Health, load, games, problem types.",
 }
 
@@ -88,6 +89,20 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "update_session": {
         "progress": {"summary": "how far it is", "value": {"current_episode": 250}},
         "end": {"summary": "it has ended", "value": {"status": "completed"}},
+    },
+    "create_room": {
+        "password": {
+            "summary": "with a password that the server makes",
+            "value": {"session_id": "01kag2vkcpq6h6dj3t4m7x8y9z", "password_protected": True, "max_spectators": 20},
+        },
+        "open": {
+            "summary": "the code is enough, for an hour",
+            "value": {"session_id": "01kag2vkcpq6h6dj3t4m7x8y9z", "expires_in": 3600},
+        },
+    },
+    "join_room": {
+        "password": {"summary": "what the guest was told", "value": {"password": "k7mw-r4tx-93hc"}},
+        "open": {"summary": "a room without a password", "value": {}},
     },
     "report_metrics": {
         "one": {"summary": "a reading", "value": _METRICS},

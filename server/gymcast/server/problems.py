@@ -18,6 +18,7 @@ from gymcast.training.storage import (
     StateError,
     StorageBusyError,
     StorageError,
+    TooManyRoomsError,
     VersionConflictError,
 )
 
@@ -127,7 +128,7 @@ def from_storage(error: StorageError) -> Problem:
             return Problem("not-found", f"There is no {error.what} {error.key!r}.")
         case VersionConflictError():
             return Problem("version-mismatch", str(error))
-        case StateError() | DuplicateIdError():
+        case StateError() | DuplicateIdError() | TooManyRoomsError():
             return Problem("conflict", str(error))
         case IdempotencyError():
             return Problem("conflict" if error.running else "idempotency-key-reused", str(error))

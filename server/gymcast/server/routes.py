@@ -27,14 +27,16 @@ from gymcast.training.sessions.api import SessionUpdate
 
 from . import models, openapi
 from .auth import ROUTE_SCOPES
-from .handlers import history, live, pages, queries, reports, sessions, system, tickets
+from .handlers import history, live, pages, queries, reports, rooms, sessions, system, tickets
 from .handlers.common import CONFIG
+from .rooms import RoomWanted
 from .route import ETAG, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, LOCATION, Media, Route, in_group
 
 _ID: Final = "[A-Za-z0-9_-]{1,64}"
 _SESSIONS: Final = "/api/training/sessions"
 _ONE: Final = _SESSIONS + "/{session_id:" + _ID + "}"
 _REPLAY: Final = "/api/replays/{replay_id:" + _ID + "}"
+_ROOM: Final = "/api/rooms/{code:[A-Za-z0-9]{1,16}}"
 _MADE: Final = {"session_id": "$response.body#/session_id"}
 _FIRST_SESSION: Final = {"session_id": "$response.body#/sessions/0/session_id"}
 _FIRST_REPLAY: Final = {"replay_id": "$response.body#/replays/0/replay_id"}
@@ -101,6 +103,19 @@ _DATA_ROUTES: Final = in_group(
           query=queries.LiveQuery, answers={101: None},
           problems=("foreign-origin", "upgrade-required", "conflict", "no-capacity")),
 )
+_ROOM_ROUTES: Final = in_group(
+    "Rooms",
+    Route("POST", "/api/rooms", rooms.create, "control", "create_room",
+          body=RoomWanted, answers={201: models.NewRoomInfo}, gives=(LOCATION,),
+          links={"code": "$response.body#/code"}, problems=("not-found", "conflict")),
+    Route("GET", "/api/rooms", rooms.listing, "read", "list_rooms",
+          query=queries.RoomsQuery, answers={200: models.RoomList}, links={"code": "$response.body#/rooms/0/code"}),
+    Route("GET", _ROOM, rooms.read, "read", "get_room", answers={200: models.RoomInfo}),
+    Route("DELETE", _ROOM, rooms.close, "control", "close_room", answers={204: None}),
+    Route("POST", _ROOM + "/join", rooms.join, None, "join_room",
+          body=rooms.JoinWanted, answers={200: models.JoinedRoom},
+          problems=("too-many-requests", "database-unavailable")),
+)
 _SERVER_ROUTES: Final = in_group(
     "Server",
     Route("POST", "/api/tickets", tickets.create, "read", "create_ticket",
@@ -131,7 +146,7 @@ _PAGE_ROUTES: Final = (
 
 def routes() -> tuple[Route, ...]:
     """Every address of the server."""
-    return (*_SESSION_ROUTES, *_REPORT_ROUTES, *_DATA_ROUTES, *_SERVER_ROUTES, *_PAGE_ROUTES)
+    return (*_SESSION_ROUTES, *_REPORT_ROUTES, *_DATA_ROUTES, *_ROOM_ROUTES, *_SERVER_ROUTES, *_PAGE_ROUTES)
 
 
 def add_routes(app: web.Application) -> None:

@@ -17,6 +17,7 @@ from gymcast.server.episodes import EpisodeShelf
 from gymcast.server.hub import Hub
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.server.replays import FrameCache
+from gymcast.server.rooms import RoomKeeper
 from gymcast.training.sessions import TrainingAPI
 from gymcast.training.storage import Storage
 
@@ -42,6 +43,7 @@ class Services:
         self.episodes = EpisodeShelf(storage)
         self.frames = FrameCache(self.episodes.find, self.episodes.settings)
         self.started = started
+        self.rooms = RoomKeeper(storage, hub, enabled=config.integration.enable_spectator_integration)
         self.api = TrainingAPI(storage=storage, gym_packages=config.security.gym_packages)
 
     def info(self, session: dict[str, Any]) -> dict[str, Any]:

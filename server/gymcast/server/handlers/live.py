@@ -13,7 +13,7 @@ from typing import Any, Final
 from aiohttp import WSMsgType, hdrs, web
 from pydantic import ValidationError
 
-from gymcast.server.auth import PRINCIPAL
+from gymcast.server.auth import PRINCIPAL, ROOM
 from gymcast.server.channels import Client, HubFullError
 from gymcast.server.messages import (
     CHANNEL_TYPES,
@@ -150,8 +150,10 @@ async def _admit(request: web.Request, query: LiveQuery, services: Services) -> 
     record = await services.storage.get_session(session_id)
     if not record.enable_spectators:
         raise Problem("conflict", "This session takes no spectators (enable_spectators is false).")
+    room = request.get(ROOM)
+    code, places = (None, None) if room is None else (room.code, room.max_spectators)
     try:
-        client = services.hub.join(session_id, user_name=query.user_name)
+        client = services.hub.join(session_id, user_name=query.user_name, room=code, room_limit=places)
     except HubFullError as error:
         raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
     if record.kind == "managed":

@@ -111,6 +111,14 @@ class SessionsQuery(PageQuery):
     active: Flag = Field(default=False, description="only sessions that have not ended")
 
 
+class RoomsQuery(PageQuery):
+    """Which rooms."""
+
+    session: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = Field(
+        default=None, description="only rooms of this session"
+    )
+
+
 class LogsQuery(PageQuery):
     """Which log."""
 

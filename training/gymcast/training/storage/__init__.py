@@ -29,11 +29,13 @@ from .records import (
     SessionRecord,
     TransitionItem,
 )
+from .rooms import CODE_ALPHABET, RoomRecord, TooManyRoomsError
 from .states import ACTIVE, MOVES, TERMINAL, WAITING
 from .storage import Storage
 
 __all__ = [
     "ACTIVE",
+    "CODE_ALPHABET",
     "LEASE_SECONDS",
     "MAX_POINTS",
     "MOVES",
@@ -55,6 +57,7 @@ __all__ = [
     "ReplayContentError",
     "ReplayItem",
     "ReplayRecord",
+    "RoomRecord",
     "SessionChanges",
     "SessionRecord",
     "StateError",
@@ -62,6 +65,7 @@ __all__ = [
     "StorageBusyError",
     "StorageError",
     "StorageUnavailableError",
+    "TooManyRoomsError",
     "TransitionItem",
     "VersionConflictError",
     "decode_replay",

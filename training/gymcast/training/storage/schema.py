@@ -249,6 +249,22 @@ replays: Final = sa.Table(
     sa.Index(None, "session_id", "id"),
 )
 
+# Under whose codes guests watch sessions (see .rooms).
+rooms: Final = sa.Table(
+    "rooms",
+    metadata,
+    sa.Column("code", sa.String(16), primary_key=True),
+    _session_id(),
+    sa.Column("kind", sa.String(16), nullable=False),  # spectator
+    sa.Column("password_hash", sa.String(256)),  # argon2id; null: the code is enough
+    sa.Column("max_spectators", sa.Integer),
+    sa.Column("created_us", sa.BigInteger, nullable=False),
+    sa.Column("expires_us", sa.BigInteger),
+    sa.Index(None, "session_id"),
+    sa.Index(None, "created_us", "code"),
+    sa.Index(None, "expires_us"),
+)
+
 # Answers to requests that may be repeated (session creation), kept for a day.
 idempotency: Final = sa.Table(
     "idempotency",

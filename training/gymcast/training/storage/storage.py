@@ -24,6 +24,7 @@ from .leases import Leases, check_owner
 from .reader import Reader
 from .records import TIME_COLUMNS, Committed, NewEpisode, SessionChanges, SessionRecord
 from .rollups import roll_up, sessions_with_tails
+from .rooms import Rooms
 from .states import TERMINAL, check_move
 from .writer import Writer
 
@@ -63,6 +64,7 @@ class Storage(Reader):
         super().__init__(database)
         self._writer = Writer(database)
         self.leases = Leases(database, self._writer, self._tell)
+        self.rooms = Rooms(database, self._writer, self._tell)
         self._listeners: list[Listener] = []
         self._tails: set[str] = set()
         self._roller = asyncio.create_task(self._roll_tails(), name="gymcast-storage-roller")
