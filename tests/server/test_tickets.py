@@ -27,7 +27,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RunningServer]:
 
 @pytest.fixture
 async def session_id(client: aiohttp.ClientSession) -> str:
-    async with client.post(SESSIONS, json=external(room_code="K7WXQ2"), headers=bearer(token("ingest"))) as answer:
+    async with client.post(SESSIONS, json=external(), headers=bearer(token("ingest"))) as answer:
         return str((await answer.json())["session_id"])
 
 
@@ -67,9 +67,12 @@ async def test_a_ticket_for_one_session_opens_no_other(client: aiohttp.ClientSes
 
 
 async def test_a_room_and_its_guest(client: aiohttp.ClientSession, session_id: str) -> None:
-    guest = bearer(token("read", room="K7WXQ2"))
+    control = bearer(token("control"))
+    async with client.post("/api/rooms", json={"session_id": session_id}, headers=control) as answer:
+        code = (await answer.json())["code"]
+    guest = bearer(token("read", room=code))
     assert await opens(client, session_id, await ticket(client, guest))
-    assert await opens(client, session_id, await ticket(client, room="K7WXQ2"))
+    assert await opens(client, session_id, await ticket(client, room=code))
     async with client.post("/api/tickets", json={"room": "ABCDEF"}, headers=guest) as answer:
         await expect_problem(answer, 404)
     given = await ticket(client, room="ABCDEF")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,41 +16,60 @@ _TIMEOUT_SECONDS: Final = 10.0
 _MAX_ANSWER: Final = 64 << 20
 
 
-def request(server: str, method: str, path: str, body: Any = None) -> Any:
-    """The JSON answer of ``server`` to one request; ``None`` for an empty one.
+@dataclass(frozen=True)
+class Server:
+    """A server and the token it is asked with. Raises :class:`UserError` for an address that is none."""
 
-    Raises :class:`UserError` when the server cannot be reached, or with its own words when it says no.
-    """
-    parts = urlsplit(server)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-        raise UserError(f"--server {server!r} is not an address; it looks like {DEFAULT_SERVER}")
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, port, timeout=_TIMEOUT_SECONDS)
-    content = None if body is None else json.dumps(body).encode()
-    headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if content is not None else {})
-    try:
-        connection.request(method, parts.path.rstrip("/") + path, content, headers)
-        response = connection.getresponse()
-        status, text = response.status, response.read(_MAX_ANSWER)
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"no gymcast server answers at {server} ({error}). Start one with: gymcast serve   "
-            "or name another one with --server",
-            EXIT_FAILED,
-        ) from None
-    finally:
-        connection.close()
-    try:
-        answer = json.loads(text) if text else None
-    except ValueError:
-        raise UserError(f"{server} answered something that is not JSON; is it a gymcast server?", EXIT_FAILED) from None
-    if status >= 400:
-        raise UserError(_refusal(server, status, answer), EXIT_FAILED)
-    return answer
+    url: str
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+            raise UserError(f"--server {self.url!r} is not an address; it looks like {DEFAULT_SERVER}")
+        if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
+            raise UserError("--token (or GYMCAST_TOKEN) is no token: it has spaces or other signs that none has")
+
+    def request(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON answer to one request; ``None`` for an empty one.
+
+        Raises :class:`UserError` when the server cannot be reached, or with its own words when it says no.
+        """
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_SECONDS)
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": "application/json"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        try:
+            connection.request(method, parts.path.rstrip("/") + path, content, headers)
+            response = connection.getresponse()
+            status, text = response.status, response.read(_MAX_ANSWER)
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(
+                f"no gymcast server answers at {self.url} ({error}). Start one with: gymcast serve   "
+                "or name another one with --server",
+                EXIT_FAILED,
+            ) from None
+        finally:
+            connection.close()
+        try:
+            answer = json.loads(text) if text else None
+        except ValueError:
+            raise UserError(
+                f"{self.url} answered something that is not JSON; is it a gymcast server?", EXIT_FAILED
+            ) from None
+        if status >= 400:
+            raise UserError(_refusal(self.url, status, answer), EXIT_FAILED)
+        return answer
 
 
 def _refusal(server: str, status: int, answer: Any) -> str:
@@ -56,4 +77,6 @@ def _refusal(server: str, status: int, answer: Any) -> str:
         return f"{server} answered {status}"
     lines = [str(answer.get("detail") or answer.get("title") or f"{server} answered {status}")]
     lines += [f"  {item.get('pointer', '')}: {item.get('message', '')}" for item in answer.get("errors") or []]
+    if status == 401:
+        lines.append("  Give it as GYMCAST_TOKEN (or --token).")
     return "\n".join(lines)

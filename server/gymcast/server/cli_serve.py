@@ -22,6 +22,10 @@ gymcast serve
 
 gymcast serve --port 9000 --max-concurrent-sessions 2
 
+export JWT_SECRET_KEY="$(gymcast token secret)" GYMCAST_ENABLE_AUTH=true CORS_ORIGINS=https://gymcast.example.org
+
+gymcast serve --host 0.0.0.0
+
 curl http://127.0.0.1:8000/api/training/sessions --json '{"config": {"envId": "archers", "maxMinutes": 1}}'
 """
 
@@ -58,6 +62,10 @@ def serve(
     Trainings are started with `gymcast sessions submit` or through the API. Ctrl-C or SIGTERM stops them with a
     checkpoint each, and the next `gymcast serve` goes on with them. When the server is killed they train on, and the
     next one takes them over.
+
+    On this machine alone (127.0.0.1) no setup is needed. With --host for other machines the server asks for tokens: it
+    needs a secret (JWT_SECRET_KEY), GYMCAST_ENABLE_AUTH=true, and the exact address of its page (CORS_ORIGINS), and
+    says what is missing. See docs/security.md.
     """
     from gymcast.server.cli_embed import describe_settings
     from gymcast.server.cli_plan import parse_port
@@ -107,7 +115,10 @@ def _serve(settings: ServerConfig, runs_dir: Path, limits: ResourceLimits, *, an
                 server,
                 _manager,
             ):
-                typer.echo(f"Watch  {server.url}/")
+                # Where others can reach it, its page is known by the addresses that are listed.
+                pages = [server.url] if settings.is_loopback else settings.security.cors_origins
+                for page in pages:
+                    typer.echo(f"Watch  {page}/")
                 sys.stdout.flush()
                 await stops.wait_for_more(0)
                 typer.echo("Stopping: running trainings save a checkpoint; the next gymcast serve goes on.", err=True)

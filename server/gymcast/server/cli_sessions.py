@@ -12,7 +12,7 @@ import typer
 
 from gymcast.server.cli_browser import open_browser
 from gymcast.server.cli_errors import EXIT_FAILED, UserError, did_you_mean
-from gymcast.server.cli_http import DEFAULT_SERVER, request
+from gymcast.server.cli_http import DEFAULT_SERVER, Server
 
 WATCH_EPILOG: Final = """
 [bold]Examples[/bold]
@@ -25,6 +25,16 @@ gymcast watch latest --open
 ServerOption = Annotated[
     str, typer.Option("--server", envvar="GYMCAST_SERVER", metavar="URL", help="Address of the server.")
 ]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="GYMCAST_TOKEN",
+        metavar="TOKEN",
+        help="Where the server asks for one. Better in the environment: others see a command line.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 SessionArgument = Annotated[str, typer.Argument(help="Session id, the start of one, or latest.", show_default=False)]
 
@@ -34,20 +44,20 @@ _TAIL_SECONDS: Final = 1.0
 app = typer.Typer(no_args_is_help=True, help="Queue, list, follow, pause and stop the sessions of a running server.")
 
 
-def _sessions(server: str, limit: int = 1000) -> list[dict[str, Any]]:
-    answer = request(server, "GET", f"/api/training/sessions?limit={limit}")
+def _sessions(at: Server, limit: int = 1000) -> list[dict[str, Any]]:
+    answer = at.request("GET", f"/api/training/sessions?limit={limit}")
     found = answer.get("sessions") if isinstance(answer, dict) else answer
     if not isinstance(found, list):
-        raise UserError(f"{server} does not answer like a gymcast server", EXIT_FAILED)
+        raise UserError(f"{at.url} does not answer like a gymcast server", EXIT_FAILED)
     return found
 
 
-def find_session(server: str, wanted: str) -> dict[str, Any]:
+def find_session(at: Server, wanted: str) -> dict[str, Any]:
     """The session with this id, the only one whose id starts with it, or the newest (``latest``)."""
-    known = _sessions(server)
+    known = _sessions(at)
     if wanted == "latest":
         if not known:
-            raise UserError(f"{server} has no sessions yet", EXIT_FAILED)
+            raise UserError(f"{at.url} has no sessions yet", EXIT_FAILED)
         return max(known, key=lambda session: str(session["session_id"]))
     matches = [session for session in known if str(session["session_id"]).startswith(wanted)]
     exact = [session for session in matches if session["session_id"] == wanted]
@@ -57,12 +67,13 @@ def find_session(server: str, wanted: str) -> dict[str, Any]:
         names = ", ".join(str(session["session_id"]) for session in matches[:5])
         raise UserError(f"{wanted!r} is the start of {len(matches)} session ids: {names}; give more of it")
     hint = did_you_mean(wanted, [str(session["session_id"]) for session in known])
-    raise UserError(f"{server} has no session {wanted!r}{hint}", EXIT_FAILED)
+    raise UserError(f"{at.url} has no session {wanted!r}{hint}", EXIT_FAILED)
 
 
 @app.command("list", epilog="Example: gymcast sessions list --status queued")
 def list_sessions(
     server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
     status: Annotated[
         str | None, typer.Option(help="Only sessions in this status, such as running.", show_default=False)
     ] = None,
@@ -70,13 +81,14 @@ def list_sessions(
     as_json: JsonOption = False,
 ) -> None:
     """List sessions, newest first, with the reason why one waits or how it ended."""
-    known = [session for session in _sessions(server) if status in (None, session["status"])]
+    at = Server(server, token)
+    known = [session for session in _sessions(at) if status in (None, session["status"])]
     known = sorted(known, key=lambda session: str(session["session_id"]), reverse=True)[:limit]
     if as_json:
         typer.echo(json.dumps(known, indent=2))
         return
     if not known:
-        typer.echo(f"{server} has no sessions{f' that are {status}' if status else ' yet'}.")
+        typer.echo(f"{at.url} has no sessions{f' that are {status}' if status else ' yet'}.")
         return
     from gymcast.server.display import make_table, print_table
 
@@ -96,14 +108,20 @@ def list_sessions(
 
 
 @app.command("show", epilog="Example: gymcast sessions show latest")
-def show_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+def show_session(
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show one session with its newest metrics, evaluations and checkpoints."""
-    known = find_session(server, session)
+    at = Server(server, token)
+    known = find_session(at, session)
     base = _address(str(known["session_id"]))
-    info = request(server, "GET", base)
-    info["metrics"] = request(server, "GET", f"{base}/metrics")["metrics"]
+    info = at.request("GET", base)
+    info["metrics"] = at.request("GET", f"{base}/metrics")["metrics"]
     for part in ("evaluations", "checkpoints"):
-        answer = request(server, "GET", f"{base}/{part}?limit=20")
+        answer = at.request("GET", f"{base}/{part}?limit=20")
         info[part] = answer.get(part, answer.get("items", [])) if isinstance(answer, dict) else answer
     if as_json:
         typer.echo(json.dumps(info, indent=2))
@@ -127,36 +145,52 @@ def show_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER
 
 
 @app.command("pause", epilog="Example: gymcast sessions pause latest")
-def pause_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+def pause_session(
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Pause a session; it keeps everything and uses no processor."""
-    _ask(server, session, as_json, lambda base: ("POST", f"{base}/pause", {}))
+    _ask(Server(server, token), session, as_json, lambda base: ("POST", f"{base}/pause", {}))
 
 
 @app.command("resume", epilog="Example: gymcast sessions resume latest")
 def resume_session(
-    session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a paused session go on, exactly where it was."""
-    _ask(server, session, as_json, lambda base: ("POST", f"{base}/resume", {}))
+    _ask(Server(server, token), session, as_json, lambda base: ("POST", f"{base}/resume", {}))
 
 
 @app.command("stop", epilog="Example: gymcast sessions stop latest")
-def stop_session(session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+def stop_session(
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Stop a session; it saves a checkpoint first."""
-    _ask(server, session, as_json, lambda base: ("POST", f"{base}/stop", {}))
+    _ask(Server(server, token), session, as_json, lambda base: ("POST", f"{base}/stop", {}))
 
 
 @app.command("cancel", epilog="Example: gymcast sessions cancel latest")
 def cancel_session(
-    session: SessionArgument, server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False
+    session: SessionArgument,
+    server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """End a session without another checkpoint; those it has written stay."""
-    _ask(server, session, as_json, lambda base: ("PUT", base, {"status": "cancelled"}))
+    _ask(Server(server, token), session, as_json, lambda base: ("PUT", base, {"status": "cancelled"}))
 
 
-def _ask(server: str, session: str, as_json: bool, what: Callable[[str], tuple[str, str, Any]]) -> None:
-    session_id = str(find_session(server, session)["session_id"])
-    answer = request(server, *what(_address(session_id)))
+def _ask(at: Server, session: str, as_json: bool, what: Callable[[str], tuple[str, str, Any]]) -> None:
+    session_id = str(find_session(at, session)["session_id"])
+    answer = at.request(*what(_address(session_id)))
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
     elif answer["desired"] == "paused" and answer["status"] != "paused":
@@ -182,13 +216,15 @@ _SourceOption = Annotated[
 def show_logs(
     session: SessionArgument,
     server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many lines, the newest ones.")] = 50,
     worker: _SourceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the end of a session's log, oldest line first."""
-    session_id = str(find_session(server, session)["session_id"])
-    for line in reversed(_logs(server, session_id, "worker" if worker else "run", limit)):
+    at = Server(server, token)
+    session_id = str(find_session(at, session)["session_id"])
+    for line in reversed(_logs(at, session_id, "worker" if worker else "run", limit)):
         typer.echo(json.dumps(line) if as_json else _line(line))
 
 
@@ -196,15 +232,17 @@ def show_logs(
 def tail_session(
     session: SessionArgument,
     server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
     worker: _SourceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a session's log and status until it has ended. Ctrl-C ends this command, not the session."""
-    session_id = str(find_session(server, session)["session_id"])
+    at = Server(server, token)
+    session_id = str(find_session(at, session)["session_id"])
     seen, said = -1, ""
     while True:
-        info = request(server, "GET", _address(session_id))
-        for line in reversed(_logs(server, session_id, "worker" if worker else "run", 200 if seen >= 0 else 10)):
+        info = at.request("GET", _address(session_id))
+        for line in reversed(_logs(at, session_id, "worker" if worker else "run", 200 if seen >= 0 else 10)):
             if line["offset"] > seen:
                 seen = line["offset"]
                 typer.echo(json.dumps(line) if as_json else _line(line))
@@ -218,8 +256,8 @@ def tail_session(
         time.sleep(_TAIL_SECONDS)
 
 
-def _logs(server: str, session_id: str, source: Literal["run", "worker"], limit: int) -> list[dict[str, Any]]:
-    answer = request(server, "GET", f"{_address(session_id)}/logs?source={source}&limit={limit}")
+def _logs(at: Server, session_id: str, source: Literal["run", "worker"], limit: int) -> list[dict[str, Any]]:
+    answer = at.request("GET", f"{_address(session_id)}/logs?source={source}&limit={limit}")
     found: list[dict[str, Any]] = answer["logs"]
     return found
 
@@ -236,14 +274,16 @@ def watch(
         str | None, typer.Argument(help="Session id, the start of one, or latest.", show_default=False)
     ] = None,
     server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the address in the browser.")] = False,
 ) -> None:
     """Print the address of a server's page, or of one session on it."""
+    at = Server(server, token)
     if session is None:
-        request(server, "GET", "/health")
+        at.request("GET", "/health")
         url = f"{server.rstrip('/')}/"
     else:
-        url = session_url(server, str(find_session(server, session)["session_id"]))
+        url = session_url(server, str(find_session(at, session)["session_id"]))
     typer.echo(url)
     if open_ and not open_browser(url):
         raise UserError("no browser could be opened here; open the address above yourself", EXIT_FAILED)

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from gymcast.server.cli_errors import UserError
-from gymcast.server.cli_http import DEFAULT_SERVER, request
-from gymcast.server.cli_sessions import JsonOption, ServerOption, session_url
+from gymcast.server.cli_http import DEFAULT_SERVER, Server
+from gymcast.server.cli_sessions import JsonOption, ServerOption, TokenOption, session_url
 
 EPILOG: Final = """
 [bold]Examples[/bold]
@@ -51,6 +51,7 @@ def submit(
         int, typer.Option(min=-1000, max=1000, help="Higher ones first; ten more than a running one make it leave.")
     ] = 0,
     server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Queue a training on a running server, which starts it as soon as its limits allow."""
@@ -70,7 +71,7 @@ def submit(
     values = cli_plan.merge(values, cli_plan.nest(cli_plan.parse_assignments("--set", set_ or ())))
     if "env_id" not in values and "envId" not in values:
         raise UserError("which game? For example: gymcast sessions submit archers")
-    made = request(server, "POST", "/api/training/sessions", {"config": values, "priority": priority})
+    made = Server(server, token).request("POST", "/api/training/sessions", {"config": values, "priority": priority})
     if as_json:
         typer.echo(json.dumps(made, indent=2))
         return

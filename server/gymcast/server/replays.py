@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from gymcast.training.launch import worker_environment
 from gymcast.training.storage import ReplayRecord
 
 from .problems import Problem
@@ -80,6 +81,7 @@ class ReplayProcess:
                 "gymcast.server.replay_worker",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                env=worker_environment(),
             )
         return self._process
 

@@ -16,6 +16,13 @@ import sys
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+# What belongs to the server: a game prints its environment into a log sooner than one thinks.
+_SECRETS: Final = frozenset({"JWT_SECRET_KEY", "GYMCAST_TOKEN", "DATABASE_URL", "REDIS_URL"})
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment variables for a process that runs games: this one's, without the server's secrets."""
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS}
 
 
 def end_with_parent(parent: int) -> None:

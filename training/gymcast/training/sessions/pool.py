@@ -120,7 +120,7 @@ class Pool:
 
         def orders() -> Orders:
             episodes = bool(resources.get("report_episodes"))
-            return Orders(record.session_id, self._receiver.url, self._receiver.token, episodes)
+            return Orders(record.session_id, self._receiver.url, self._receiver.token_of(record.session_id), episodes)
 
         session = Supervised(
             record, config, self.storage, self.me.owner, orders, self.patience, self.me.keeps, held=held

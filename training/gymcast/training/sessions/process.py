@@ -16,6 +16,7 @@ from typing import BinaryIO, Final, Self
 import psutil
 
 from gymcast.training.game_watch import REMEDY
+from gymcast.training.launch import worker_environment
 from gymcast.training.run_folder import LOG_NAME, worker_of
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class WorkerProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=worker_environment(),
             )
         return cls(process.pid, run_dir, process)
 

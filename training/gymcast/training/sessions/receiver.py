@@ -48,12 +48,12 @@ class _Server(ThreadingHTTPServer):
 class EventReceiver:
     """Takes ``POST /api/training/sessions/{id}/events`` from workers and stores it in ``storage``.
 
-    ``url`` and ``token`` are what a worker needs. Requests are read and checked in threads of their own, the event loop
-    only commits.
+    ``url`` and ``token_of`` its session are what a worker needs. Requests are read and checked in threads of their own,
+    the event loop only commits.
     """
 
     def __init__(self, storage: Storage) -> None:
-        self.token = secrets.token_urlsafe(24)
+        self._secret = secrets.token_bytes(32)
         self._storage = storage
         self._loop = asyncio.get_running_loop()
         receiver = self
@@ -82,6 +82,10 @@ class EventReceiver:
         )
         self._thread.start()
 
+    def token_of(self, session_id: str) -> str:
+        """What the worker of a session proves itself with; it says nothing about the token of another."""
+        return hmac.digest(self._secret, session_id.encode(), "sha256").hex()
+
     async def close(self) -> None:
         """Take no more; requests at work are answered."""
         await asyncio.to_thread(self._server.shutdown)
@@ -99,7 +103,7 @@ class EventReceiver:
         body = request.rfile.read(size)
         given = request.headers.get("Authorization", "")
         found = _PATH.fullmatch(request.path)
-        if found is None or not hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode()):
+        if found is None or not hmac.compare_digest(given.encode(), f"Bearer {self.token_of(found[1])}".encode()):
             return 404, {}, b""
         try:
             batch = EventBatch.model_validate_json(body)
