@@ -85,7 +85,7 @@ async def test_a_worker_that_hangs_is_killed_after_its_grace_time(tmp_path: Path
         assert stopping.status == "stopping"
         assert stopping.desired == "stopping"
         ended = await manager.wait(session_id)
-        assert (ended.status, ended.reason) == ("cancelled", "enough")
+        assert (ended.status, ended.reason) == ("cancelled", "enough; it did not end in time and was killed")
         assert not worker.is_running()
 
 

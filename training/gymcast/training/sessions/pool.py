@@ -288,15 +288,16 @@ class Pool:
         self.usage = await asyncio.to_thread(self._sampler.sample, roots)
         for session in [one for one in self.sessions.values() if one.worker is not None]:
             await asyncio.to_thread(bound_output, Path(session.run_dir) / LOG_NAME)
-        for alert in self._watch.look(self.usage):
-            await self._enforce(alert)
+        starting = {name for name, one in self.sessions.items() if one.record.status == "starting"}
+        for alert in self._watch.look(self.usage, starting):
+            await self._enforce(alert, starting if alert.resource == "cpu" else set())
 
-    async def _enforce(self, alert: ResourceAlert) -> None:
+    async def _enforce(self, alert: ResourceAlert, spared: set[str]) -> None:
         if alert.level == "exceeded":
             stopping = [one for one in self.sessions.values() if one.stop is not None and one.worker is not None]
             if stopping:
                 return  # what it gives back is waited for
-            here = {key: used for key, used in self.usage.items() if key in self.sessions}
+            here = {key: used for key, used in self.usage.items() if key in self.sessions and key not in spared}
             priorities = {key: self.sessions[key].record.priority for key in here}
             victim = pick_victim(alert.resource, here, priorities)
             alert = ResourceAlert(alert.resource, alert.level, alert.used, alert.limit, victim)

@@ -27,6 +27,7 @@ from gymcast.training.storage import (
 )
 
 from .leftovers import deliver_leftovers
+from .output import bound_output
 from .process import WorkerExit, WorkerProcess, last_lines
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,7 @@ class Supervised:
 
     async def _after(self, exit_: WorkerExit) -> Next:
         outcome = await asyncio.to_thread(Outcome.read, self.run_dir, self.record.attempts)
+        await asyncio.to_thread(bound_output, self.run_dir / LOG_NAME)
         if outcome is None and self.worker is not None:
             inside = await asyncio.to_thread(seconds_in_game, self.run_dir, self.worker.pid)
             exit_ = replace(exit_, why=self._fault, in_game=None if inside is None else self.config.env_id)
@@ -323,6 +325,8 @@ class Supervised:
         await asyncio.sleep(grace)
         if self.worker is not None:
             log.warning("session %s did not end within its grace time and is killed", self.session_id)
+            if self.stop is not None:
+                self.stop = replace(self.stop, reason=f"{self.stop.reason}; it did not end in time and was killed")
             self.worker.kill()
 
     async def look_at_game(self) -> None:

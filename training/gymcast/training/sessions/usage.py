@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -110,9 +110,12 @@ class Watch:
         self.pressure: str | None = None
         """Why nothing more is started now."""
 
-    def look(self, usage: Mapping[str, Usage]) -> list[ResourceAlert]:
-        """What is new with this sample; an "exceeded" comes with every sample over the limit."""
-        self._cpu.append(sum(one.cpu_percent for one in usage.values()))
+    def look(self, usage: Mapping[str, Usage], starting: Collection[str] = ()) -> list[ResourceAlert]:
+        """What is new with this sample; an "exceeded" comes with every sample over the limit.
+
+        Of sessions that are ``starting`` the processor use does not count: to compile takes all there is, for a while.
+        """
+        self._cpu.append(sum(one.cpu_percent for name, one in usage.items() if name not in starting))
         used: dict[Resource, float] = {"memory": sum(one.memory_mb for one in usage.values()), "cpu": 0.0}
         if len(self._cpu) == _CPU_SAMPLES:
             used["cpu"] = sum(self._cpu) / _CPU_SAMPLES
