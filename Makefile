@@ -71,6 +71,7 @@ bench: setup ## measure speed; every benchmark prints its figures and its own co
 
 docs: setup ## write the generated pages of docs/
 	@$(PY) tests/house/cli_docs.py --write
+	@$(PY) tests/house/rest_docs.py --write
 
 clean: ## remove .venv, caches and build results (runs/ stays)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -419,6 +419,8 @@ async def test_managed_session_goes_to_the_manager(
         ({"env_id": "CartPole-v1", "speedMultiplier": 1000}, "/config/speed_multiplier"),
         ({"env_id": "CartPole-v1", "spedMultiplier": 10}, "/config/spedMultiplier"),
         ({"env_id": 5}, "/config/env_id"),
+        ({"algorithm": {}}, "/config/algorithm"),
+        ({"env_id": "CartPole-v1", "algorithm": ["PPO"]}, "/config/algorithm"),
         ({"env_id": "CartPole-v1", "parallel_episodes": 2000}, "/config/parallel_episodes"),
         ({"env_id": "CartPole-v1", "workers": 5}, "/config/workers"),
         # A request names no code: it would be run.

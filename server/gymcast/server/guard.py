@@ -144,5 +144,5 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
     headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
     # Files are checked by their ETag each time, answers of the API are never kept.
-    is_file = request.path == "/" or request.path.startswith("/static/") or request.path == "/favicon.ico"
+    is_file = request.path in ("/", "/docs", "/favicon.ico") or request.path.startswith("/static/")
     headers.setdefault(hdrs.CACHE_CONTROL, "no-cache" if is_file else "no-store")

@@ -136,6 +136,7 @@ _SERVER_ROUTES: Final = in_group(
 
 _PAGE_ROUTES: Final = (
     Route("GET", "/", pages.index, None),
+    Route("GET", "/docs", pages.docs, None),
     Route("GET", "/openapi.json", openapi.document, None),
     Route("GET", "/favicon.ico", pages.favicon, None),
     Route("GET", "/static/vendor/plotly.min.js", pages.plotly, None),

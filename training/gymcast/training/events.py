@@ -14,6 +14,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
@@ -58,6 +59,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _not_a_number(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError("expected an RFC 3339 time such as 2026-01-02T03:04:05Z, not a number")
+    return value
+
+
 def _to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -65,14 +72,15 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError(f"{value.isoformat()} is not within the years 1 to 9999 in UTC") from None
 
 
-# Counters are stored as 64-bit integers, so larger ones are refused here and not by a database driver.
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Percent = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)]
+# Strict: a number is not taken out of a text, nor out of true. Counters are stored as 64-bit integers, so larger ones
+# are refused here and not by a database driver.
+Count = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=True)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False, strict=True)]
+Percent = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False, strict=True)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]
-Timestamp = Annotated[AwareDatetime, AfterValidator(_to_utc)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_to_utc)]
 
 
 class Message(BaseModel):
@@ -151,7 +159,7 @@ class PerformanceGraphData(Message):
     y_label: Annotated[str, Field(max_length=256)]
     metrics: Annotated[list[Label], Field(max_length=MAX_EXTRA_METRICS)]
     data_points: Annotated[dict[Label, Annotated[list[GraphPoint], Field(max_length=2000)]], Field(max_length=32)]
-    max_points: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    max_points: Annotated[int, Field(ge=1, le=10_000, strict=True)] = 1000
 
     @model_validator(mode="after")
     def _curves_are_declared(self) -> PerformanceGraphData:
@@ -178,7 +186,7 @@ class TrainingStatusData(Message):
 class EpisodesData(Message):
     """Finished training episodes one by one, for those who asked for them; not stored. Lists of one length each."""
 
-    first: Annotated[int, Field(ge=1)] = Field(description="number of the first of them, counted from 1")
+    first: Annotated[int, Field(ge=1, strict=True)] = Field(description="number of the first of them, counted from 1")
     rewards: Annotated[list[Number | None], Field(max_length=MAX_REPORTED_EPISODES)] = Field(
         description="return of each; null where it is not finite"
     )
@@ -281,7 +289,7 @@ def event_type_of(data: Message) -> str:
 class Event(Message):
     """One numbered event. ``(session, producer, seq)`` is unique; ``data`` is the model of ``type``."""
 
-    seq: Annotated[int, Field(ge=1, le=2**63 - 1)]
+    seq: Annotated[int, Field(ge=1, le=2**63 - 1, strict=True)]
     ts: Timestamp = Field(default_factory=utc_now)
     type: EventType
     data: SerializeAsAny[Message]

@@ -59,7 +59,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
     algorithm = overrides.get("algorithm", merged.get("algorithm", AUTO))
     if _family(algorithm) != _family(merged.get("algorithm", AUTO)):
         merged.pop("hyperparameters", None)
-        if algorithm in ALGORITHMS:
+        if isinstance(algorithm, str) and algorithm in ALGORITHMS:
             spec = ALGORITHMS[algorithm]
             merged["hyperparameters"] = dict(spec.defaults)
             network = merged.get("network", {})

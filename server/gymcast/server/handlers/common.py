@@ -26,6 +26,7 @@ BODY_SECONDS: Final = 10.0
 # Deeper JSON than any message needs, shallower than what the JSON encoder can write back.
 _MAX_DEPTH: Final = 64
 _MAX_INTEGER: Final = 2**63 - 1
+_EXACT: Final = 2**53  # up to here a float holds every integer
 _NO_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+')
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -154,11 +155,12 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
-def _finite(text: str) -> float:
+def _finite(text: str) -> float | int:
     value = float(text)
     if not math.isfinite(value):
         raise invalid("", "finite_number", f"{text[:40]} is out of range of a 64-bit float")
-    return value
+    # In JSON 5.0 is the integer 5; languages without integers write it so.
+    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
 
 
 def _too_deep() -> Problem:

@@ -16,7 +16,7 @@ from .queries import AllReplaysQuery, HistoryQuery, ReplaysQuery
 
 
 async def history(request: web.Request, query: HistoryQuery) -> web.Response:
-    """Readings, graphs and decisions of a session, as they were sent or in buckets.
+    """Get the history of a session.
 
     With `points` (or `max_points`) `metrics_data` holds at most that many buckets with min, max, mean and count of each
     metric, however long the training; without, it is a page of readings as they were sent. A bound inside a bucket of
@@ -67,15 +67,19 @@ def _chosen(reading: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 async def replays(request: web.Request, query: ReplaysQuery) -> web.Response:
-    """Episodes of a session, each with the address of its frames; stored ones newest first."""
+    """List episodes of a session.
+
+    Each with the address of its frames. `kind` is footage (a few episodes with the bot's decisions, kept in the
+    database, newest first) or logged (every episode of a training on this machine), which `lane`, `outcome` and `order`
+    select from.
+    """
     return await _replays(request, query, session_id_of(request))
 
 
 async def all_replays(request: web.Request, query: AllReplaysQuery) -> web.Response:
-    """Episodes of all sessions, or of one.
+    """List episodes of all sessions, or of one.
 
-    `kind` is footage (the default: a few episodes with the bot's decisions, kept in the database) or logged (every
-    episode of one session that was trained on this machine), which `lane`, `outcome` and `order` select from.
+    As for one session; `kind=logged` needs to know of which one.
     """
     return await _replays(request, query, query.session)
 
@@ -103,7 +107,10 @@ async def _replays(request: web.Request, query: ReplaysQuery, session_id: str | 
 
 
 async def replay(request: web.Request) -> web.Response:
-    """The replay file of an episode, stored or out of the log of its run."""
+    """Get the replay file of an episode.
+
+    Stored, or out of the log of its run.
+    """
     record = await request.app[SERVICES].episodes.find(request.match_info["replay_id"])
     return web.Response(
         body=record.content,
@@ -116,7 +123,10 @@ async def replay(request: web.Request) -> web.Response:
 
 
 async def frames(request: web.Request) -> web.Response:
-    """What the page draws of an episode, with the bot's decisions."""
+    """Get what the page draws of an episode.
+
+    The frames, with the bot's decisions.
+    """
     body = await request.app[SERVICES].frames.get(request.match_info["replay_id"])
     # An episode never changes, and a viewer scrubs through it more than once.
     headers = {"Cache-Control": "private, max-age=3600"}

@@ -96,7 +96,10 @@ class _Budget:
 
 
 async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
-    """Live messages of a session, by WebSocket. Everything that can be refused is refused before the upgrade."""
+    """Watch a session by WebSocket.
+
+    Everything that can be refused is refused before the upgrade. The messages are explained above.
+    """
     services = request.app[SERVICES]
     client = await _admit(request, query, services)
     # Pings come from the hub, by one timer for all: one for each connection costs more than the messages do.

@@ -18,6 +18,11 @@ async def index(_request: web.Request) -> web.FileResponse:
     return web.FileResponse(STATIC / "index.html")
 
 
+async def docs(_request: web.Request) -> web.FileResponse:
+    """The page that shows the OpenAPI document."""
+    return web.FileResponse(STATIC / "docs.html")
+
+
 async def static(request: web.Request) -> web.FileResponse:
     """A file of the page, with an ETag."""
     return web.FileResponse(_static_file(request.match_info["path"]))

@@ -48,17 +48,26 @@ async def events(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request, query: ReportQuery) -> web.Response:
-    """Report readings: one, or a list of up to 500. 201 once they are committed."""
+    """Report readings.
+
+    One, or a list of up to 500. 201 once they are committed. With `producer` and `seq` a repeat is counted as one.
+    """
     return await _typed(request, query, TrainingMetricsData)
 
 
 async def bot_decision(request: web.Request, query: ReportQuery) -> web.Response:
-    """Report decisions: one, or a list of up to 500. 201 once they are committed."""
+    """Report decisions.
+
+    One, or a list of up to 500. 201 once they are committed. With `producer` and `seq` a repeat is counted as one.
+    """
     return await _typed(request, query, BotDecisionData)
 
 
 async def graph_update(request: web.Request, query: ReportQuery) -> web.Response:
-    """Report graphs: one, or a list of up to 500. 201 once they are committed."""
+    """Report graphs.
+
+    One, or a list of up to 500. 201 once they are committed. With `producer` and `seq` a repeat is counted as one.
+    """
     return await _typed(request, query, PerformanceGraphData)
 
 

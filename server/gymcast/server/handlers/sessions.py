@@ -32,7 +32,7 @@ _NOT_ENDED: Final = tuple(status for status in MOVES if status not in TERMINAL)
 
 
 async def create(request: web.Request) -> web.Response:
-    """Create a session, managed or external.
+    """Create a session.
 
     A managed one waits in the queue until gymcast trains it; an external one takes the reports of someone else's
     trainer. With an `Idempotency-Key` (kept for 24 hours) a request that is sent again answers with the session that
@@ -90,7 +90,10 @@ def config_problem(error: ConfigError) -> Problem:
 
 
 async def listing(request: web.Request, query: SessionsQuery) -> web.Response:
-    """Sessions, newest first."""
+    """List sessions.
+
+    Newest first.
+    """
     services = request.app[SERVICES]
     statuses: Sequence[str] | None = query.status
     if query.active:
@@ -100,7 +103,10 @@ async def listing(request: web.Request, query: SessionsQuery) -> web.Response:
 
 
 async def read(request: web.Request) -> web.Response:
-    """One session. 304 when `If-None-Match` has its ETag."""
+    """Get a session.
+
+    304 when `If-None-Match` has its ETag.
+    """
     services = request.app[SERVICES]
     session = await services.api.get_training_session(session_id_of(request))
     tag = etag(session)
@@ -132,37 +138,55 @@ async def update(request: web.Request) -> web.Response:
 
 
 async def pause(request: web.Request) -> web.Response:
-    """Pause a session; a producer is told with its next report."""
+    """Pause a session.
+
+    A producer is told with its next report.
+    """
     services = request.app[SERVICES]
     return _changed(services, await services.api.pause_training_session(session_id_of(request)))
 
 
 async def resume(request: web.Request) -> web.Response:
-    """Let a paused session go on."""
+    """Let a paused session go on.
+
+    A producer is told with its next report.
+    """
     services = request.app[SERVICES]
     return _changed(services, await services.api.resume_training_session(session_id_of(request)))
 
 
 async def stop(request: web.Request) -> web.Response:
-    """Stop a session gracefully, with a checkpoint."""
+    """Stop a session with a checkpoint.
+
+    A producer is told with its next report.
+    """
     services = request.app[SERVICES]
     return _changed(services, await services.api.stop_training_session(session_id_of(request)))
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Delete a session with everything stored for it; a managed one has to have ended."""
+    """Delete a session.
+
+    Everything stored for it goes with it. A managed session has to have ended.
+    """
     services = request.app[SERVICES]
     await services.api.delete_training_session(session_id_of(request), expected_version=if_match(request))
     return web.Response(status=204)
 
 
 async def queue(request: web.Request) -> web.Response:
-    """What waits to be trained, whoever is next first, each with the reason."""
+    """Get the queue.
+
+    What waits to be trained, whoever is next first, each with the reason why it waits.
+    """
     return answer({"queue": request.app[SERVICES].api.get_queue()})
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """How a session does, see docs/metrics.md."""
+    """Get the metrics of a session.
+
+    The table of them is docs/metrics.md.
+    """
     session_id = session_id_of(request)
     return answer(
         {"session_id": session_id, "metrics": await request.app[SERVICES].api.get_session_metrics(session_id)}
@@ -170,22 +194,34 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def transitions(request: web.Request) -> web.Response:
-    """Every change of status, oldest first."""
+    """List changes of status.
+
+    Oldest first.
+    """
     return answer({"transitions": await request.app[SERVICES].api.get_transitions(session_id_of(request))})
 
 
 async def checkpoints(request: web.Request, query: PageQuery) -> web.Response:
-    """Checkpoints of a session, newest first."""
+    """List checkpoints.
+
+    Newest first.
+    """
     return await _list(request, query, "checkpoints", request.app[SERVICES].api.get_checkpoints)
 
 
 async def evaluations(request: web.Request, query: PageQuery) -> web.Response:
-    """Evaluations of a session, newest first."""
+    """List evaluations.
+
+    Newest first.
+    """
     return await _list(request, query, "evaluations", request.app[SERVICES].api.get_evaluations)
 
 
 async def logs(request: web.Request, query: LogsQuery) -> web.Response:
-    """Log lines of a session that was trained on this machine, newest first."""
+    """List lines of the log.
+
+    Newest first, of a session that was trained on this machine; none of a training elsewhere.
+    """
     return await _list(request, query, "logs", request.app[SERVICES].api.get_logs, source=query.source)
 
 

@@ -24,13 +24,19 @@ _VERSION: Final = version("gymcast")  # looking it up takes longer than everythi
 
 
 async def health(request: web.Request) -> web.Response:
-    """The process answers; the database is not touched."""
+    """Tell that the process answers.
+
+    The database is not touched.
+    """
     services = request.app[SERVICES]
     return answer({"status": "healthy", "version": _VERSION, "uptime_seconds": time.monotonic() - services.started})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Whether the server can take work: the database answers and the writer keeps up."""
+    """Tell whether the server can take work.
+
+    The database has to answer, and the writer to keep up.
+    """
     storage = request.app[SERVICES].storage
     lag = storage.lag_seconds
     try:
@@ -47,7 +53,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    """Load of the server."""
+    """Get the load of the server."""
     services = request.app[SERVICES]
     return answer(
         {
@@ -64,17 +70,20 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def system_status(request: web.Request) -> web.Response:
-    """Resources, limits and totals."""
+    """Get resources, limits and totals."""
     return answer(await request.app[SERVICES].api.get_system_status())
 
 
 async def envs(_request: web.Request) -> web.Response:
-    """The built-in games with their options and opponents."""
+    """List the built-in games."""
     return answer({"envs": await asyncio.to_thread(_games)})
 
 
 async def env(request: web.Request) -> web.Response:
-    """One built-in game, by its id or its short name."""
+    """Get a built-in game.
+
+    By its id or its short name.
+    """
     wanted = request.match_info["env_id"]
     for game in await asyncio.to_thread(_games):
         if wanted in (game["id"], game["name"]):
@@ -107,7 +116,7 @@ def _games() -> list[dict[str, Any]]:
 
 
 async def problem(request: web.Request) -> web.Response:
-    """What a problem type means."""
+    """Get the meaning of a problem type."""
     slug = request.match_info["slug"]
     if slug not in PROBLEM_TYPES:
         raise Problem("not-found", f"There is no problem type {slug!r}; GET /problems lists them.")
@@ -115,7 +124,7 @@ async def problem(request: web.Request) -> web.Response:
 
 
 async def problems(_request: web.Request) -> web.Response:
-    """Every problem type."""
+    """List problem types."""
     return answer({"problems": [_described(slug) for slug in PROBLEM_TYPES]})
 
 

@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 import psutil
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from gymcast.training.config import ConfigError, ResourceLimits, TrainingConfig
 from gymcast.training.env_settings import refused_code
-from gymcast.training.events import SessionStatus
+from gymcast.training.events import SessionStatus, Timestamp
 from gymcast.training.storage import (
     ACTIVE,
     TERMINAL,
@@ -45,7 +45,8 @@ class NotManagedError(RuntimeError):
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # Strict: a number is not taken out of a text, nor true out of 1.
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
 class ExternalSession(_Body):
@@ -72,7 +73,7 @@ class SessionUpdate(_Body):
 
     status: SessionStatus | None = None
     current_episode: _Count | None = None
-    end_time: AwareDatetime | None = None
+    end_time: Annotated[Timestamp, Field(strict=False)] | None = None
     priority: _Priority | None = None
 
 

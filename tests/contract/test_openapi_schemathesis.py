@@ -1,0 +1,166 @@
+"""Schemathesis against a live server in another process: every address, all checks, then sequences along the links.
+
+The suite takes a few examples with a fixed seed. More of them, with other seeds each time::
+
+    export GYMCAST_API_EXAMPLES=300 GYMCAST_API_SEED=random
+    python -m pytest -n 0 --timeout 0 tests/contract/test_openapi_schemathesis.py
+
+A number as the seed repeats what it found.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase
+from schemathesis.checks import CHECKS
+from schemathesis.config._checks import NegativeDataRejectionConfig
+from schemathesis.generation import GenerationMode
+
+from gymcast.server import auth
+
+from ..openapi_check import document
+
+SECRET = "a-secret-of-these-tests-and-of-nothing-else"
+EXAMPLES = int(os.environ.get("GYMCAST_API_EXAMPLES", "4"))
+SEED = os.environ.get("GYMCAST_API_SEED", "1")
+SESSIONS = "/api/training/sessions"
+EXTERNAL = {"training_session_id": "t1", "model_generation": 1, "algorithm": "PPO", "total_episodes": 100}
+
+SETTINGS = hypothesis.settings(
+    max_examples=EXAMPLES,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+seeded = (lambda test: test) if SEED == "random" else hypothesis.seed(int(SEED))
+# U+0000 is refused in all text, which the document says in its introduction only. 412 and 413 refuse as 422 does.
+CONFIG = {
+    "generation": {"allow-x00": False},
+    "checks": {
+        "negative_data_rejection": {
+            "expected-statuses": [*NegativeDataRejectionConfig().expected_statuses, "412", "413"],
+        }
+    },
+    # Lists of 20,000 decisions, again and again, take half a minute.
+    "operations": [
+        {"include-operation-id": "report_events", "phases": {"coverage": {"enabled": EXAMPLES > 50}}},
+    ],
+}
+# A WebSocket is not HTTP; tests/server/test_live.py has it.
+SCHEMA = schemathesis.openapi.from_dict(document(), config=schemathesis.Config.from_dict(CONFIG)).exclude(
+    operation_id="watch_session"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("api")
+    command = [sys.executable, str(Path(__file__).with_name("api_server.py")), str(folder), SECRET]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+
+
+HEADERS = {
+    "Authorization": "Bearer " + auth.issue(SECRET, subject="schemathesis", scopes=["admin"], seconds=86_400),
+}
+
+
+@pytest.fixture(scope="module")
+def session_id(server: str) -> str:
+    return new_session(server)
+
+
+def new_session(server: str) -> str:
+    answer = requests.post(server + SESSIONS, json=EXTERNAL, headers=HEADERS, timeout=10)
+    return str(answer.json()["session_id"])
+
+
+def sensible(case: schemathesis.Case) -> None:
+    """Make a case that fits the schemas fit what no schema can say."""
+    query, headers, body = case.query or {}, case.headers or {}, case.body
+    # Cursors are handed out by the server, an ETag is the version that the session happens to have.
+    query.pop("cursor", None)
+    if "If-Match" in headers:
+        headers["If-Match"] = "*"
+    if "Idempotency-Key" in headers:
+        headers["Idempotency-Key"] = f"{headers['Idempotency-Key'][:200]} {uuid4()}"
+    # Two names of one thing; what belongs together.
+    if "max_points" in query or query.get("resolution") == "raw":
+        query.pop("points", None)
+    if query.get("resolution") == "raw":
+        query.pop("max_points", None)
+    if ("producer" in query) != ("seq" in query):
+        query.pop("producer", None)
+        query.pop("seq", None)
+    if "kind" in query or {"lane", "outcome", "order"} & set(query):
+        query.update({"kind": "logged", "session": "nobody"} if "session" in _names(case) else {"kind": "logged"})
+    for one in body if isinstance(body, list) else [body]:
+        if isinstance(one, dict):
+            _sensible_report(one)
+            for event in one.get("events", ()):
+                _sensible_report(event["data"])
+
+
+def _names(case: schemathesis.Case) -> set[str]:
+    return {given["name"] for given in case.operation.definition.raw["parameters"]}
+
+
+def _sensible_report(data: dict[str, Any]) -> None:
+    if "action_probabilities" in data:  # they sum to one
+        data["action_probabilities"] = dict.fromkeys(list(data["action_probabilities"])[:1], 1.0)
+    if "data_points" in data and "metrics" in data:  # curves are declared
+        data["metrics"] = [*data["metrics"], *data["data_points"]][-32:]
+    if "bytes_base64" in data:  # a replay file
+        data["bytes_base64"] = ""
+
+
+def is_positive(case: schemathesis.Case) -> bool:
+    return case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
+
+
+def excluded_checks(case: schemathesis.Case) -> list[schemathesis.CheckFunction]:
+    """Whether a configuration fits its environment takes the environment; and this server runs no trainings (503)."""
+    managed = isinstance(case.body, dict) and "config" in case.body
+    return [CHECKS.get_one(name) for name in ("positive_data_acceptance", "not_a_server_error")] if managed else []
+
+
+@SCHEMA.parametrize()
+@seeded
+@SETTINGS
+def test_every_address(case: schemathesis.Case, server: str, session_id: str) -> None:
+    if is_positive(case):
+        sensible(case)
+        if "session_id" in case.path_parameters:
+            fresh = case.method in ("PUT", "DELETE") or case.operation.path.endswith(("/stop", "/pause"))
+            case.path_parameters["session_id"] = new_session(server) if fresh else session_id
+    case.call_and_validate(base_url=server, headers=HEADERS, excluded_checks=excluded_checks(case))
+
+
+def test_sequences_along_the_links(server: str) -> None:
+    class Machine(SCHEMA.as_state_machine()):  # type: ignore[misc]
+        def before_call(self, case: schemathesis.Case) -> None:
+            if is_positive(case):
+                sensible(case)
+
+        def get_call_kwargs(self, _case: schemathesis.Case) -> dict[str, Any]:
+            return {"base_url": server, "headers": HEADERS}
+
+        def validate_response(self, response: Any, case: schemathesis.Case, **more: Any) -> None:
+            case.validate_response(response, excluded_checks=excluded_checks(case), transport_kwargs=more)
+
+    Machine.run(settings=hypothesis.settings(SETTINGS, max_examples=2 * EXAMPLES, stateful_step_count=12))
