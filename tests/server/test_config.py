@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 from gymcast.server import (
     DatabaseConfig,
     PerformanceConfig,
-    RedisConfig,
     SecurityConfig,
     ServerConfig,
     ServerConfigError,
@@ -114,6 +114,8 @@ def test_a_good_secret_is_not_shown() -> None:
         {"cors_origins": ["http://a.example"], "security": {"cors_origins": []}},
         {"max_connections_per_session": 0},
         {"log_level": "LOUD"},
+        {"redis": {"url": "http://localhost:6379"}},
+        {"redis": {"prefix": "a b"}},
     ],
 )
 def test_unknown_and_bad_settings_are_refused(values: dict[str, Any]) -> None:
@@ -121,15 +123,14 @@ def test_unknown_and_bad_settings_are_refused(values: dict[str, Any]) -> None:
         ServerConfig(**values)
 
 
-@pytest.mark.parametrize(
-    ("config", "setting"),
-    [
-        (ServerConfig(redis=RedisConfig(enabled=True)), "redis.enabled"),
-    ],
-)
-def test_what_is_not_built_is_said_and_not_ignored(config: ServerConfig, setting: str) -> None:
-    with pytest.raises(ServerConfigError, match=setting):
-        create_app(config)
+@pytest.mark.parametrize("values", [{"redis": {"enabled": True}}, {"redis": {"url": "redis://127.0.0.1:1"}}])
+def test_redis_without_its_package_is_told_with_the_remedy(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ServerConfig(**values).redis_url is not None
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ServerConfigError, match=r"pip install 'gymcast\[redis\]'"):
+        create_app(ServerConfig(**values))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])

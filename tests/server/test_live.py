@@ -106,7 +106,7 @@ async def test_state_on_connect_comes_from_the_database_after_a_restart(tmp_path
         await post(client, session_id, "bot_decision", DECISION)
         await post(client, session_id, "graph_update", GRAPH)
         async with client.ws_connect(f"/ws/{session_id}") as ws:
-            epoch = (await next_message(ws))["epoch"]
+            hello = await next_message(ws)
     async with (
         running_server(config) as server,
         aiohttp.ClientSession(server.url) as client,
@@ -116,12 +116,16 @@ async def test_state_on_connect_comes_from_the_database_after_a_restart(tmp_path
         assert found["training_metrics"]["data"]["episode"] == 41
         assert found["bot_decision"]["data"]["selected_action"] == "shoot"
         assert found["graph_update"]["data"]["title"] == "Reward Progress"
-        # What came before the restart cannot be told apart any more, so all of it is sent anew.
-        await ws.send_json({"type": "resume", "epoch": epoch, "seq": {"training_metrics": 1}})
-        resumed = await next_message(ws, "connection_status")
-        assert resumed["data"]["recovered"] is False
-        assert resumed["epoch"] != epoch
-        assert (await next_message(ws, "training_metrics"))["data"]["episode"] == 41
+        # Numbers outlive the server, and readings and decisions are read back one by one. Graphs are kept merged only.
+        heads = hello["data"]["heads"]
+        assert heads == {"training_status": 1, "training_metrics": 1, "bot_decision": 1, "graph_update": 1}
+        await ws.send_json({"type": "resume", "epoch": hello["epoch"], "seq": heads | {"training_metrics": 0}})
+        assert (await next_message(ws, "connection_status"))["data"]["recovered"] is True
+        again = await next_message(ws)
+        assert (again["type"], again["seq"], again["data"]["episode"]) == ("training_metrics", 1, 41)
+        for epoch, seen in ((hello["epoch"], heads | {"graph_update": 0}), ("another", heads)):
+            await ws.send_json({"type": "resume", "epoch": epoch, "seq": seen})
+            assert (await next_message(ws, "connection_status"))["data"]["recovered"] is False
 
 
 async def test_nothing_is_lost_between_state_and_live(client: aiohttp.ClientSession, new_session: NewSession) -> None:

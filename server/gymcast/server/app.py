@@ -13,21 +13,25 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
 from gymcast.training.sessions import SessionManager
-from gymcast.training.storage import Committed, Storage, StorageError
+from gymcast.training.storage import Storage, StorageError
 
 from .auth import AUTH, Authenticator, authenticate, everybody, limited
 from .config import ServerConfig
+from .fanout import FanOut, epoch_of
 from .guard import add_headers, errors, origins
 from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Services
+from .handlers.live import restart
 from .hub import Hub
-from .messages import CLOSE_SHUTDOWN, outgoing
+from .messages import CLOSE_SHUTDOWN
 from .rate_limits import LIMITS, RateLimits
+from .redis_link import RedisLink, connect
 from .routes import add_routes
 
 log = logging.getLogger(__name__)
@@ -77,6 +81,10 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
     async def parts(app: web.Application) -> AsyncIterator[None]:
         async with _services(config) as services:
             app[SERVICES] = services
+            if services.redis is not None:
+                app[AUTH].used.share(services.redis, config.redis.prefix)
+                if (limits := app.get(LIMITS)) is not None:
+                    limits.share(services.redis, config.redis.prefix)
             yield
 
     async def close_viewers(app: web.Application) -> None:
@@ -99,33 +107,21 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
             per_session=config.performance.max_connections_per_session,
             total=config.performance.max_total_connections,
             heartbeat=config.performance.heartbeat_seconds,
+            epoch_of=epoch_of,
         )
         services = Services(config, storage, hub, time.monotonic())
         stack.push_async_callback(services.frames.close)
-        stack.callback(storage.listen(_fan_out(services)))
+        link = None
+        if config.redis_url is not None:
+            services.redis = connect(config.redis_url)
+            stack.push_async_callback(services.redis.aclose)
+            link = RedisLink(services.redis, config.redis.prefix, hub.watched_elsewhere)
+        services.fan_out = FanOut(hub, storage, info=services.info, restart=partial(restart, services), link=link)
+        await stack.enter_async_context(services.fan_out.running())
         stack.push_async_callback(services.rooms.stop)
         for work in (_sweep(services), services.rooms.watch()):
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         yield services
-
-
-def _fan_out(services: Services) -> Callable[[Committed], None]:
-    """What viewers are told about a commit."""
-    hub = services.hub
-
-    def tell(committed: Committed) -> None:
-        if committed.session is None:
-            hub.drop_channel(committed.session_id)
-            return
-        for event in committed.events:
-            message = outgoing(event)
-            if message is not None:
-                kind, key, data = message
-                hub.publish(committed.session_id, kind, data, key=key, ts=event.ts)
-        if committed.session_changed:
-            hub.publish(committed.session_id, "training_status", services.info(committed.session.to_json()))
-
-    return tell
 
 
 async def _sweep(services: Services) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -129,6 +129,10 @@ class Channel:
     pending: list[LiveMessage] = field(default_factory=list)
     clients: set[Client] = field(default_factory=set)
     listeners: set[Listener] = field(default_factory=set)
+    # Clients at other server processes.
+    elsewhere: int = 0
+    # Whether a type without a head has had no message yet, rather than none that came here.
+    heads_known: bool = False
     count_due: bool = False
 
     def add(self, message: LiveMessage) -> None:
@@ -145,6 +149,30 @@ class Channel:
         for listener in self.listeners:
             listener.queue.append(message)
             listener.wake.set()
+
+    def know_heads(self, heads: Mapping[str, int]) -> None:
+        """Numbers that were given before a message of the session came here; what came here is known better."""
+        if not self.heads_known:
+            self.heads = {**heads, **self.heads}
+            self.heads_known = True
+
+    def skip(self, kind: str, seq: int) -> None:
+        """Numbers of a type up to ``seq`` will not come: who resumes from before them is told that they are gone."""
+        self.heads[kind] = max(seq, self.heads.get(kind, 0))
+        for key in [key for key, message in self.last.items() if message.type == kind]:
+            del self.last[key]
+
+    def oldest(self, kind: str) -> int:
+        """The first number of a type that the ring has; the next one to come when it has none."""
+        return min((held.seq for held, _size in self.ring if held.type == kind), default=self.heads.get(kind, 0) + 1)
+
+    def put_back(self, older: Sequence[LiveMessage]) -> None:
+        """Take messages of one type, in order, that are older than the ring, for a client that resumes there."""
+        oldest = self.oldest(older[0].type) if older else 0
+        for message in reversed(older):
+            if message.seq < oldest:
+                self.ring.appendleft((message, len(message.frame)))
+                self.ring_bytes += len(message.frame)
 
     def trim(self, now: float) -> None:
         """Let go what the ring has no room or no time for."""

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -71,7 +72,19 @@ class RedisConfig(_Section):
     enabled: bool = Field(default=False, description="share live messages between server processes through Redis")
     host: str = Field(default="localhost", description="host of the Redis server")
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=6379, description="its port")
-    url: str | None = Field(default=None, description="redis:// URL; replaces host and port")
+    url: str | None = Field(
+        default=None, description="redis:// or rediss:// URL; replaces host and port, and turns enabled on", repr=False
+    )
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = Field(
+        default="gymcast", description="beginning of every key and channel; servers with one database share one"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _of_redis(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("not a Redis URL; write redis://[user:password@]host:port, or rediss:// for TLS")
+        return value
 
 
 class SecurityConfig(_Section):
@@ -182,6 +195,7 @@ _ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "TRAINING_METRICS_LOG_LEVEL": ("log_level",),
     "DATABASE_URL": ("database", "url"),
     "REDIS_URL": ("redis", "url"),
+    "GYMCAST_REDIS_PREFIX": ("redis", "prefix"),
     "JWT_SECRET_KEY": ("security", "jwt_secret_key"),
     "CORS_ORIGINS": ("security", "cors_origins"),
     "GYMCAST_ENABLE_AUTH": ("security", "enable_auth"),
@@ -258,6 +272,13 @@ class ServerConfig(_Section):
         return frozenset({"localhost", "127.0.0.1", "::1"} | own | (origins if not self.is_loopback else set()))
 
     @property
+    def redis_url(self) -> str | None:
+        """URL of the Redis that server processes share; ``None`` when there is only one process."""
+        if self.redis.url is not None:
+            return self.redis.url
+        return f"redis://{self.redis.host}:{self.redis.port}" if self.redis.enabled else None
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         if self.host == "localhost":
@@ -302,9 +323,8 @@ class ServerConfig(_Section):
         problems = self._missing_for_strangers()
         if self.security.enable_auth and self.is_loopback and self.security.jwt_secret_key is None:
             problems.append(("security.jwt_secret_key", _NO_SECRET))
-        for setting, wanted in (("redis.enabled", self.redis.enabled),):
-            if wanted:
-                problems.append((setting, "is not available in this version; leave it off"))
+        if self.redis_url is not None and find_spec("redis") is None:
+            problems.append(("redis", "needs the package redis: pip install 'gymcast[redis]', or turn Redis off"))
         if problems:
             raise ServerConfigError(problems)
 

@@ -43,10 +43,18 @@ class Hub:
     """All channels of one server process.
 
     A client that says nothing for ``heartbeat`` seconds is pinged, and closed when it says nothing for half as long
-    again.
+    again. ``epoch_of`` names the numbering of a session's messages.
     """
 
-    def __init__(self, *, per_session: int = 50, total: int = 1000, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        per_session: int = 50,
+        total: int = 1000,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        epoch_of: Callable[[str], str] = lambda _session_id: secrets.token_hex(8),
+    ) -> None:
+        self._epoch_of = epoch_of
         self._loop = asyncio.get_running_loop()
         self.per_session = per_session
         self.total = total
@@ -63,13 +71,28 @@ class Hub:
         """The channel of a session, made on first use."""
         channel = self._channels.get(session_id)
         if channel is None:
-            channel = self._channels[session_id] = Channel(session_id, secrets.token_hex(8))
+            channel = self._channels[session_id] = Channel(session_id, self._epoch_of(session_id))
         return channel
 
+    def find(self, session_id: str) -> Channel | None:
+        """The channel of a session, if it has one."""
+        return self._channels.get(session_id)
+
+    def watched(self) -> dict[str, int]:
+        """How many clients watch each session that has any here."""
+        return {session_id: len(channel.clients) for session_id, channel in self._channels.items() if channel.clients}
+
     def spectators(self, session_id: str) -> int:
-        """How many clients watch a session."""
+        """How many clients watch a session, here and at other server processes."""
         channel = self._channels.get(session_id)
-        return len(channel.clients) if channel else 0
+        return len(channel.clients) + channel.elsewhere if channel else 0
+
+    def watched_elsewhere(self, counts: Mapping[str, int]) -> None:
+        """Note how many clients watch each session at other server processes."""
+        for session_id, channel in self._channels.items():
+            if channel.elsewhere != counts.get(session_id, 0):
+                channel.elsewhere = counts.get(session_id, 0)
+                self._count_changed(session_id)
 
     # Rooms
 
@@ -371,7 +394,7 @@ class Hub:
 
     def _tell_count(self, channel: Channel) -> None:
         channel.count_due = False
-        data = {"status": "spectators", "spectator_count": len(channel.clients)}
+        data = {"status": "spectators", "spectator_count": self.spectators(channel.session_id)}
         frame = frame_text(encode(channel.session_id, channel.epoch, "connection_status", 0, utc_now(), data))
         for client in tuple(channel.clients):
             if client.joining is None and client.slow_since is None:

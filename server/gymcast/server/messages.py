@@ -58,6 +58,9 @@ ChannelType = Literal[
     "training_metrics", "bot_decision", "graph_update", "frame", "training_status", "checkpoint", "evaluation"
 ]
 
+# Errors arrive whatever is subscribed to, and are numbered as well.
+NumberedType = ChannelType | Literal["error"]
+
 
 class _Inbound(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -94,7 +97,7 @@ class Resume(_Inbound):
 
     type: Literal["resume"]
     epoch: Annotated[str, Field(max_length=64)]
-    seq: Annotated[dict[ChannelType, Annotated[int, Field(ge=0, le=2**63 - 1)]], Field(max_length=32)]
+    seq: Annotated[dict[NumberedType, Annotated[int, Field(ge=0, le=2**63 - 1)]], Field(max_length=32)]
 
 
 Inbound = Subscribe | Unsubscribe | Ping | Resume

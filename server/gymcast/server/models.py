@@ -102,7 +102,7 @@ class _Session(Answer):
     total_timesteps: Count | None
     progress: Probability
     eta_seconds: Seconds | None
-    spectator_count: Count = Field(description="viewers that are connected now")
+    spectator_count: Count = Field(description="viewers that are connected now, to all server processes together")
     room_code: str | None
     enable_spectators: bool
     version: Annotated[int, Field(ge=1)] = Field(description="grows with every change; the ETag")
@@ -346,8 +346,11 @@ class Health(Answer):
 class Readiness(Answer):
     """Whether the server can take work."""
 
-    status: Literal["ready", "not ready"]
+    status: Literal["ready", "degraded", "not ready"] = Field(
+        description="degraded: it does its work, but the other server processes cannot be reached"
+    )
     database: Literal["ok", "unavailable"]
+    redis: Literal["ok", "unavailable", "off"]
     writer_lag_seconds: Seconds
 
 

@@ -7,19 +7,23 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError
 
 from gymcast.server.config import ServerConfig
 from gymcast.server.episodes import EpisodeShelf
+from gymcast.server.fanout import FanOut
 from gymcast.server.hub import Hub
 from gymcast.server.problems import Problem, from_validation, invalid
 from gymcast.server.replays import FrameCache
 from gymcast.server.rooms import RoomKeeper
 from gymcast.training.sessions import TrainingAPI
 from gymcast.training.storage import Storage
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 MAX_BODY_BYTES: Final = 1 << 20
 BODY_SECONDS: Final = 10.0
@@ -35,7 +39,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Services:
-    """The parts of one running server; handlers reach them as ``request.app[SERVICES]``."""
+    """The parts of one running server; handlers reach them as ``request.app[SERVICES]``.
+
+    ``redis`` is the Redis that several server processes share, ``None`` when there is only this one.
+    """
+
+    fan_out: FanOut
 
     def __init__(self, config: ServerConfig, storage: Storage, hub: Hub, started: float) -> None:
         self.config = config
@@ -45,6 +54,7 @@ class Services:
         self.frames = FrameCache(self.episodes.find, self.episodes.settings)
         self.started = started
         self.rooms = RoomKeeper(storage, hub, enabled=config.integration.enable_spectator_integration)
+        self.redis: Redis | None = None
         self.api = TrainingAPI(storage=storage, gym_packages=config.security.gym_packages)
 
     def info(self, session: dict[str, Any]) -> dict[str, Any]:

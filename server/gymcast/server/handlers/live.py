@@ -44,6 +44,7 @@ _TCP_USER_TIMEOUT_MS: Final = 15_000
 # Messages a client may send: a burst, refilled at a steady rate.
 _BURST: Final = 60
 _PER_SECOND: Final = 20.0
+_IN_SNAPSHOT: Final = ("training_status", "training_metrics", "graph_update", "bot_decision", "frame")
 
 
 class SocketSink:
@@ -159,6 +160,7 @@ async def _admit(request: web.Request, query: LiveQuery, services: Services) -> 
         client = services.hub.join(session_id, user_name=query.user_name, room=code, room_limit=places)
     except HubFullError as error:
         raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
+    services.hub.channel(session_id).know_heads(record.heads)
     if record.kind == "managed":
         services.frames.prepare()
     return client
@@ -234,7 +236,7 @@ async def _snapshot(services: Services, client: Client) -> tuple[list[bytes], di
     change that comes in between may be sent twice but is never left out.
     """
     hub, storage, session_id = services.hub, services.storage, client.session_id
-    floors = {kind: hub.channel(session_id).heads.get(kind, 0) for kind in ("training_status", "graph_update")}
+    floors = {kind: hub.channel(session_id).heads.get(kind, 0) for kind in _IN_SNAPSHOT}
     record = await storage.get_session(session_id)
     graphs = await storage.graphs(session_id)
     last = hub.channel(session_id).last
@@ -254,7 +256,7 @@ async def _snapshot(services: Services, client: Client) -> tuple[list[bytes], di
             floors[kind] = channel.last[kind].seq
             yield channel.last[kind].frame
         elif (data := kept.get(kind)) is not None:
-            yield hub.direct(client, kind, data)
+            yield hub.direct(client, kind, data, seq=floors[kind])
 
     found = {
         "training_status": [
@@ -338,14 +340,31 @@ async def _handle(services: Services, client: Client, text: str) -> None:
             await _resume(services, client, message)
 
 
+async def restart(services: Services, session_id: str) -> None:
+    """Give every viewer of a session its state anew, because messages were lost on the way here."""
+    channel = services.hub.find(session_id)
+    for client in tuple(channel.clients) if channel is not None else ():
+        if client.joining is None:
+            await _start_anew(services, client)
+
+
+async def _start_anew(services: Services, client: Client) -> None:
+    _tell(services, client, "resumed", recovered=False)
+    services.hub.hold(client)
+    await _start(services, client, None)
+
+
 async def _resume(services: Services, client: Client, message: Resume) -> None:
     hub = services.hub
-    rest = hub.resume(client, message.epoch, {str(kind): seq for kind, seq in message.seq.items()})
-    _tell(services, client, "resumed", recovered=rest is not None)
+    seen = {str(kind): seq for kind, seq in message.seq.items()}
+    if message.epoch == hub.channel(client.session_id).epoch:
+        await services.fan_out.reach_back(client.session_id, seen, client.wants)
+    rest = hub.resume(client, message.epoch, seen)
     if rest is None:
-        hub.hold(client)
-        await _start(services, client, None)
-    elif client.joining is not None:
+        await _start_anew(services, client)
+        return
+    _tell(services, client, "resumed", recovered=True)
+    if client.joining is not None:
         # The rest has everything up to now, so nothing that waits in the client is to follow it.
         hub.start(client, rest, hub.channel(client.session_id).heads)
     else:

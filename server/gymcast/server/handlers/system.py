@@ -35,9 +35,11 @@ async def health(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """Tell whether the server can take work.
 
-    The database has to answer, and the writer to keep up.
+    The database has to answer, and the writer to keep up. Without Redis it can do its work, so it answers 200 with
+    ``degraded`` and stays in a proxy's rotation.
     """
-    storage = request.app[SERVICES].storage
+    services = request.app[SERVICES]
+    storage, link = services.storage, services.fan_out.link
     lag = storage.lag_seconds
     try:
         await storage.count_sessions(sorted(ACTIVE))
@@ -45,8 +47,10 @@ async def ready(request: web.Request) -> web.Response:
     except StorageError:
         database = "unavailable"
     good = database == "ok" and lag < _READY_LAG_S
+    redis = "off" if link is None else "ok" if link.is_connected else "unavailable"
+    status = "not ready" if not good else "degraded" if redis == "unavailable" else "ready"
     return answer(
-        {"status": "ready" if good else "not ready", "database": database, "writer_lag_seconds": lag},
+        {"status": status, "database": database, "redis": redis, "writer_lag_seconds": lag},
         status=200 if good else 503,
         headers=None if good else {"Retry-After": "5"},
     )

@@ -16,6 +16,7 @@ from .history import MAX_POINTS, HistoryRange
 from .ids import new_id, rfc3339, to_us
 from .ingest import ReplayContentError, decode_replay
 from .leases import LEASE_SECONDS, Leases
+from .missed import STATES, Missed, live_type
 from .records import (
     CheckpointItem,
     Committed,
@@ -39,6 +40,7 @@ __all__ = [
     "LEASE_SECONDS",
     "MAX_POINTS",
     "MOVES",
+    "STATES",
     "TERMINAL",
     "WAITING",
     "BadCursorError",
@@ -51,6 +53,7 @@ __all__ = [
     "IdempotencyError",
     "LeaseLostError",
     "Leases",
+    "Missed",
     "NewEpisode",
     "NotFoundError",
     "Page",
@@ -69,6 +72,7 @@ __all__ = [
     "TransitionItem",
     "VersionConflictError",
     "decode_replay",
+    "live_type",
     "new_id",
     "rfc3339",
     "to_us",

@@ -33,6 +33,7 @@ from . import schema
 from .bulk import insert_rows
 from .errors import DuplicateIdError, NotFoundError, StateError
 from .ids import now_us, to_us
+from .missed import counted
 from .numbers import Numbers, accept, stored_numbers
 from .prepared import find_session, update_session
 from .records import Committed, NewEpisode, SessionRecord
@@ -109,13 +110,13 @@ def _store(
     by_type: dict[str, list[Event]] = defaultdict(list)
     for event in fresh:
         by_type[event.type].append(event)
-    hidden: Row = {"seen_us": now_us()}
+    changes, status_changed = _session_changes(session, fresh)
+    hidden: Row = {"seen_us": now_us(), "heads": counted(session["heads"], fresh, status=status_changed)}
     if fresh:
         _insert_events(connection, session_id, producer, fresh, numbers.head)
         _insert_typed(connection, session_id, by_type)
     if readings := _data(by_type.get("training_metrics", ()), TrainingMetricsData):
         hidden |= _insert_metrics(connection, session, readings)
-    changes, status_changed = _session_changes(session, fresh)
     session |= write_session(connection, session, {**changes, **hidden}, visible=bool(changes))
     receipt = EventReceipt(
         accepted=len(fresh),
@@ -128,10 +129,14 @@ def _store(
 
 
 def write_session(connection: sa.Connection, session: Row, changes: Row, *, visible: bool) -> Row:
-    """Write ``changes``; visible ones count the version up, and a change of status is logged in ``transitions``."""
+    """Write ``changes``; visible ones count the version up, and a change of status is logged in ``transitions``.
+
+    Visible changes are told to viewers, so unless ``changes`` has ``heads``, they get a number here.
+    """
     moment = now_us()
     if visible:
-        changes = {**changes, "version": session["version"] + 1, "updated_us": moment}
+        told = {"heads": counted(session["heads"], (), status=True)}
+        changes = {**told, **changes, "version": session["version"] + 1, "updated_us": moment}
     update_session(connection, session["session_id"], changes)
     status = changes.get("status", session["status"])
     if status != session["status"]:

@@ -11,11 +11,12 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import cursors, history, schema
+from . import cursors, history, missed, schema
 from .engine import Database
 from .errors import NotFoundError, StorageUnavailableError
 from .history import HistoryRange
 from .ids import from_us
+from .missed import Missed
 from .records import (
     CheckpointItem,
     EpisodeItem,
@@ -73,6 +74,14 @@ class Reader:
         rows = await self._rows(query)
         records = [SessionRecord.from_row(row) for row in rows[:limit]]
         return records, cursors.encode("sessions", records[-1].session_id) if len(rows) > limit else None
+
+    async def heads(self, session_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+        """The newest number of each type of live message, of those sessions that exist."""
+        return await self._read(lambda connection: missed.heads_of(connection, session_ids))
+
+    async def read_back(self, session_id: str, kind: str, after: int, limit: int) -> list[Missed]:
+        """Live messages of one type that followed the number ``after``; see :func:`.missed.read_back`."""
+        return await self._read(lambda connection: missed.read_back(connection, session_id, kind, after, limit))
 
     async def count_sessions(self, statuses: Sequence[str]) -> int:
         """How many sessions are in one of ``statuses``."""

@@ -31,7 +31,8 @@ RowLike = Mapping[str, Any] | RowMapping
 class SessionRecord:
     """A session as it is in the database. Times are aware UTC datetimes; ``progress`` is 0..1.
 
-    ``lease_expires``, ``heartbeat`` and ``not_before`` are in the database's time (see :class:`.leases.Leases`).
+    ``lease_expires``, ``heartbeat`` and ``not_before`` are in the database's time (see :class:`.leases.Leases`);
+    ``heads`` are the newest numbers of its live messages (see :mod:`.missed`).
     """
 
     session_id: str
@@ -66,6 +67,7 @@ class SessionRecord:
     heartbeat: datetime | None
     not_before: datetime | None
     wait_reason: str | None
+    heads: dict[str, int]
     version: int
 
     @classmethod

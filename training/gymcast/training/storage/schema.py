@@ -80,6 +80,8 @@ sessions: Final = sa.Table(
     # Readings up to this id are in the rollups; how many are not (see .rollups).
     sa.Column("rolled_id", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("unrolled", sa.BigInteger, nullable=False, server_default="0"),
+    # The newest number of each type of live message (see .missed).
+    sa.Column("heads", sa.JSON(none_as_null=True), nullable=False, server_default="{}"),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Index(None, "status", "session_id"),
 )

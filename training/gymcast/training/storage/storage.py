@@ -21,6 +21,7 @@ from .errors import StorageBusyError, StorageUnavailableError, VersionConflictEr
 from .ids import new_id, now_us, to_us
 from .ingest import Ingested, ingest, ingest_unnumbered, insert_episodes, lock_session, times_of_move, write_session
 from .leases import Leases, check_owner
+from .missed import counted
 from .reader import Reader
 from .records import TIME_COLUMNS, Committed, NewEpisode, SessionChanges, SessionRecord
 from .rollups import roll_up, sessions_with_tails
@@ -160,6 +161,7 @@ class Storage(Reader):
             "wait_reason": None,
             "rolled_id": 0,
             "unrolled": 0,
+            "heads": counted({}, (), status=True),
             "version": 1,
             **given,
         }
