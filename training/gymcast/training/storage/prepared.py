@@ -36,7 +36,7 @@ def find_session(connection: sa.Connection, session_id: str) -> dict[str, Any] |
         return None
     found = dict(zip(sessions.c.keys(), row, strict=True))
     for name in _JSON:
-        if found[name] is not None:
+        if isinstance(found[name], str):  # PostgreSQL's driver has decoded it already
             found[name] = from_json_text(found[name])
     for name in _FLAGS:
         found[name] = bool(found[name])
