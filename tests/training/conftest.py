@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,12 @@ class MemorySink:
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture(autouse=True)
+def own_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts' events wait in the test's own folder."""
+    monkeypatch.setenv("GYMCAST_SPOOL", str(tmp_path / "spool"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gymcast.training.algorithm_table import RULES
-from gymcast.training.callbacks.metrics import EXTRA_METRICS
+from gymcast.training.callbacks.metric_names import EXTRA_METRICS
 from gymcast.training.config import NetworkConfig, NormalizeConfig, ResourceLimits, TrainingConfig
 from gymcast.training.events import TrainingMetricsData
 from gymcast.training.schedules import SCHEDULED

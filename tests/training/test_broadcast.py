@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gymcast.training.broadcast import EventSink, ServerAway, ServerRefused, register_external_session
+from gymcast.training.announce import register_external_session
+from gymcast.training.broadcast import EventSink, ServerAway, ServerRefused
 from gymcast.training.events import MAX_POST_BYTES, ErrorData, EventBatch
 from gymcast.training.spool import Spool
 

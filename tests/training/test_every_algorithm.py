@@ -16,7 +16,7 @@ from sb3_contrib import ARS
 from gymcast.training import Trainer, TrainingConfig
 from gymcast.training.algorithm_table import ALGORITHMS, choose_algorithm, problem_of_actions, why_not
 from gymcast.training.ars import BatchARS
-from gymcast.training.callbacks.metrics import METRICS_OF_SOME
+from gymcast.training.callbacks.metric_names import METRICS_OF_SOME
 from gymcast.training.checkpoints import CheckpointError, CheckpointManager
 from gymcast.training.config import ConfigError
 from gymcast.training.events import BotDecisionData, TrainingMetricsData, TrainingStatusData

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gymcast.training import Trainer, TrainingConfig
-from gymcast.training.callbacks.metrics import EXTRA_METRICS, METRICS_OF_SOME
+from gymcast.training.callbacks.metric_names import EXTRA_METRICS, METRICS_OF_SOME
 from gymcast.training.events import TrainingMetricsData
 
 GENERATOR = Path(__file__).with_name("reference_docs.py")

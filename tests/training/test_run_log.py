@@ -15,7 +15,7 @@ import pytest
 from stable_baselines3.common.logger import KVWriter
 
 from gymcast.training import Trainer, run_log
-from gymcast.training.callbacks.metrics import EXTRA_METRICS, METRICS_OF_SOME
+from gymcast.training.callbacks.metric_names import EXTRA_METRICS, METRICS_OF_SOME
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.events import ErrorData
 from gymcast.training.run_log import Guarded, describe, scalars

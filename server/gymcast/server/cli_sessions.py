@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -13,6 +14,9 @@ import typer
 from gymcast.server.cli_browser import open_browser
 from gymcast.server.cli_errors import EXIT_FAILED, UserError, did_you_mean
 from gymcast.server.cli_http import DEFAULT_SERVER, Server
+from gymcast.training.http_client import ServerAway
+from gymcast.training.run_folder import RunTakenError
+from gymcast.training.script_spool import deliver, leftovers, spool_root
 
 WATCH_EPILOG: Final = """
 [bold]Examples[/bold]
@@ -254,6 +258,39 @@ def tail_session(
         if info["status"] in _ENDED:
             return
         time.sleep(_TAIL_SECONDS)
+
+
+@app.command("deliver", epilog="Examples: gymcast sessions deliver    gymcast sessions deliver --list")
+def deliver_spools(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A session's spool folder, or one of many. Default: GYMCAST_SPOOL.", show_default=False),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server", metavar="URL", help="Deliver here instead of where the script reported.", show_default=False
+        ),
+    ] = None,
+    token: TokenOption = None,
+    list_: Annotated[bool, typer.Option("--list", help="Only show what waits.")] = False,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds for each session.")] = 60.0,
+) -> None:
+    """Deliver what your own training scripts measured and could not report before they ended."""
+    root = folder or spool_root()
+    try:
+        found = list(leftovers(root))
+        if not found:
+            typer.echo(f"Nothing waits in {root}.")
+        for left in found:
+            what = f"{left.note.announcement.training_session_id}: {left.events:,} events"
+            if list_:
+                typer.echo(f"{what} for {left.note.server} in {left.path}")
+                continue
+            session_id = deliver(left, server=server, token=token, timeout=timeout)
+            typer.echo(f"{what} delivered: {session_url(server or left.note.server, session_id)}")
+    except (ServerAway, RunTakenError, OSError, ValueError) as error:
+        raise UserError(f"{error}; what waits is kept in {root}", EXIT_FAILED) from None
 
 
 def _logs(at: Server, session_id: str, source: Literal["run", "worker"], limit: int) -> list[dict[str, Any]]:

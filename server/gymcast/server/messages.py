@@ -18,6 +18,7 @@ from gymcast.training.events import (
     Event,
     FrameData,
     PerformanceGraphData,
+    PictureData,
     ReplayData,
     TrainingMetricsData,
 )
@@ -32,12 +33,13 @@ CHANNEL_TYPES: Final = (
     "bot_decision",
     "graph_update",
     "frame",
+    "picture",
     "training_status",
     "checkpoint",
     "evaluation",
 )
 # Types of which a slow client gets only the newest, or (decisions) none.
-LATEST_WINS: Final = frozenset({"training_metrics", "graph_update", "frame"})
+LATEST_WINS: Final = frozenset({"training_metrics", "graph_update", "frame", "picture"})
 SKIPPED_WHEN_SLOW: Final = frozenset({"bot_decision"})
 
 CLOSE_SHUTDOWN: Final = 1001
@@ -55,7 +57,14 @@ PING: Final = b"\x89\x00"
 _BATCH_BYTES: Final = 512 << 10
 
 ChannelType = Literal[
-    "training_metrics", "bot_decision", "graph_update", "frame", "training_status", "checkpoint", "evaluation"
+    "training_metrics",
+    "bot_decision",
+    "graph_update",
+    "frame",
+    "picture",
+    "training_status",
+    "checkpoint",
+    "evaluation",
 ]
 
 # Errors arrive whatever is subscribed to, and are numbered as well.
@@ -171,6 +180,13 @@ def outgoing(event: Event) -> tuple[str, str, dict[str, Any]] | None:
             return "graph_update", f"graph_update/{data.graph_id}", data.to_json()
         case ErrorData():
             return "error", f"error/{data.code}", data.to_json()
-        case TrainingMetricsData() | BotDecisionData() | FrameData() | CheckpointData() | EvaluationData():
+        case (
+            TrainingMetricsData()
+            | BotDecisionData()
+            | FrameData()
+            | PictureData()
+            | CheckpointData()
+            | EvaluationData()
+        ):
             return event.type, event.type, data.to_json()
     return None  # a status event shows in the session info, which is sent as training_status

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
+    from gymcast.training.announce import register_external_session as register_external_session
     from gymcast.training.broadcast import EventSink as EventSink
     from gymcast.training.broadcast import Sink as Sink
-    from gymcast.training.broadcast import register_external_session as register_external_session
     from gymcast.training.callbacks import BotDecisionCallback as BotDecisionCallback
     from gymcast.training.callbacks import CheckpointCallback as CheckpointCallback
     from gymcast.training.callbacks import CollapseAlarmCallback as CollapseAlarmCallback
     from gymcast.training.callbacks import EpisodeLogCallback as EpisodeLogCallback
     from gymcast.training.callbacks import FootageCallback as FootageCallback
     from gymcast.training.callbacks import MetricsBroadcastCallback as MetricsBroadcastCallback
+    from gymcast.training.callbacks import SessionCallback as SessionCallback
     from gymcast.training.callbacks import SessionControlCallback as SessionControlCallback
     from gymcast.training.checkpoints import Checkpoint as Checkpoint
     from gymcast.training.checkpoints import CheckpointError as CheckpointError
@@ -79,6 +80,7 @@ _HOMES = {
     "NetworkConfig": "config",
     "ResourceAlert": "sessions",
     "ResourceLimits": "config",
+    "SessionCallback": "callbacks",
     "SessionControlCallback": "callbacks",
     "SessionLimitError": "sessions",
     "SessionManager": "sessions",
@@ -95,7 +97,7 @@ _HOMES = {
     "choose_torch_threads": "compute",
     "export_policy": "policies",
     "make_training_vec_env": "vec_env",
-    "register_external_session": "broadcast",
+    "register_external_session": "announce",
     "wilson_interval": "intervals",
 }
 

@@ -32,7 +32,7 @@ from gymcast.training.events import (
     Message,
     event_type_of,
 )
-from gymcast.training.http_client import HttpClient, ServerAway, ServerRefused
+from gymcast.training.http_client import SESSIONS, HttpClient, ServerAway, ServerRefused, retry_after
 from gymcast.training.spool import MAX_BATCH_BYTES, Spool
 
 log = logging.getLogger(__name__)
@@ -63,65 +63,50 @@ class Sink(Protocol):
         ...
 
 
-def register_external_session(
-    base_url: str,
-    *,
-    training_session_id: str,
-    algorithm: str,
-    total_episodes: int = 0,
-    model_generation: int = 1,
-    token: str | None = None,
-) -> str:
-    """Announce a training that runs in this process to a server; returns the session id to send events to.
-
-    Raises :class:`ServerAway` when the server cannot be reached, :class:`ServerRefused` when it says no.
-    """
-    client = HttpClient(base_url, token=token)
-    fields = {
-        "training_session_id": training_session_id,
-        "model_generation": model_generation,
-        "algorithm": algorithm,
-        "total_episodes": total_episodes,
-    }
-    try:
-        status, _, content = client.post("/api/training/sessions", json.dumps(fields).encode())
-    except ServerAway as error:
-        raise ServerAway(f"no server answers at {base_url} ({error}); start one with: gymcast serve") from None
-    finally:
-        client.close()
-    if status not in (200, 201):
-        raise ServerRefused(f"POST {base_url}/api/training/sessions was answered {status}: {content[:500]!r}")
-    answer = json.loads(content)
-    return str(answer["session_id"])
-
-
 class EventSink:
     """Sends events of one session to a server from a background thread. See the module's text for the guarantees.
 
     ``server`` is its URL, or a function that tells URL and token: it is asked again while the server is away, since
-    another one may have taken its place. ``spool_dir`` is where events wait while the server is away (``None``: in
-    memory only, at most 10,000); ``on_desired`` is called in the background thread whenever the server's wish changes.
+    another one may have taken its place. ``session`` is the session's id, or a function that asks the server for one;
+    it is called in the background thread, again and again while the server is away. ``spool_dir`` is where events wait
+    while the server is away (``None``: in memory only, at most 10,000), or always until they have arrived
+    (``write_ahead``), so that they outlive this process. ``gather_seconds`` is how long events wait for company.
+    In the background thread ``on_desired`` is called whenever the server's wish changes, ``on_turn`` about twice a
+    second, and ``on_end`` when it ends, with whether everything has arrived.
     """
 
     def __init__(
         self,
         server: str | Callable[[], Address],
-        session_id: str,
+        session: str | Callable[[HttpClient], str],
         *,
         producer: str | None = None,
         spool_dir: str | Path | None = None,
         spool_max_bytes: int = 64 << 20,
+        write_ahead: bool = False,
+        gather_seconds: float = GATHER_SECONDS,
         token: str | None = None,
         on_desired: Callable[[DesiredState], None] | None = None,
+        on_turn: Callable[[], None] | None = None,
+        on_end: Callable[[bool], None] | None = None,
     ) -> None:
-        self.session_id = session_id
+        self.session_id = session if isinstance(session, str) else None
+        self._announce = None if isinstance(session, str) else session
         self.producer = producer or f"worker-{os.getpid()}-{secrets.token_hex(4)}"
-        self._path = f"/api/training/sessions/{session_id}/events"
         self._locate = server if callable(server) else lambda: (server, token)
         self._address = self._locate()
         self._client = HttpClient(self._address[0], token=self._address[1])
         self._spool = None if spool_dir is None else Spool(Path(spool_dir), self.producer, spool_max_bytes)
-        self._on_desired = on_desired
+        self._write_ahead = write_ahead and spool_dir is not None
+        self._gather_seconds = gather_seconds
+        self._on_desired, self._on_turn, self._on_end = on_desired, on_turn, on_end
+        self.trouble: ServerAway | None = None
+        """Why nothing arrives at present; ``None`` while all is well, and before the first try."""
+        self.watchers = 0
+        """How many watch the session, as far as the server has said."""
+        self.quiet = False
+        """Whether nothing has to be said when there is nothing to say: no heartbeats."""
+        self._retiring = False
         self._desired: DesiredState = "running"
         self._seq = 0
         self._queue: deque[Event] = deque()
@@ -132,6 +117,7 @@ class EventSink:
         self._idle = threading.Condition(self._lock)
         self._closing = False
         self._connected = False
+        self.failures = 0
         self._thread = threading.Thread(target=self._run, name="gymcast-events", daemon=True)
         self._thread.start()
 
@@ -164,6 +150,11 @@ class EventSink:
                 return
             self._seq += 1
             self._queue.append(Event(seq=self._seq, type=kind, data=data))  # type: ignore[arg-type]
+        self._wake.set()
+
+    def retire(self) -> None:
+        """End the thread once everything has arrived; does not wait for it."""
+        self.quiet = self._retiring = True
         self._wake.set()
 
     def flush(self, timeout: float) -> bool:
@@ -200,36 +191,55 @@ class EventSink:
         self.close()
 
     def _run(self) -> None:
-        failures = 0
         while not self._closing:
             try:
-                self._encode_queue()
+                self._turn()
                 self._send_pending()
-                failures = 0
             except ServerAway as error:
-                if failures == 0:
-                    log.warning("server away, events wait: %s", error)
-                failures += 1
-                self._connected = False
+                self._note_trouble(error)
                 self._store_lines()
-                cap = min(BACKOFF_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures, 10))
-                self._pause(max(error.retry_after, _JITTER.uniform(cap / 2, cap)))
+                self._pause(error)
                 continue
-            self._wake.wait(HEARTBEAT_SECONDS)
+            if self.trouble is not None:
+                log.info("the server answers again: %s", self._client.url)
+                self.trouble = None
+            if self._retiring:
+                break
+            self._wake.wait(None if self.quiet else HEARTBEAT_SECONDS)
             self._wake.clear()
-            if not self._closing:
-                time.sleep(GATHER_SECONDS)
+            if not self._closing and not self._retiring:
+                time.sleep(self._gather_seconds)
         self._encode_queue()
         self._store_lines()
         self._client.close()
+        if self._on_end is not None:
+            self._on_end(self._nothing_waits())
 
-    def _pause(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _turn(self) -> None:
+        self._encode_queue()
+        if self._write_ahead:
+            self._store_lines()
+        if self._on_turn is not None:
+            self._on_turn()
+
+    def _note_trouble(self, error: ServerAway) -> None:
+        if type(self.trouble) is not type(error):
+            where = "" if self._spool is None else f" in {self._spool.folder}"
+            log.warning("server away, events wait%s: %s", where, error)
+        self.trouble = error
+        self.failures += 1
+        self.watchers = 0
+        self._connected = False
+
+    def _pause(self, error: ServerAway) -> None:
+        cap = min(BACKOFF_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(self.failures, 10))
+        deadline = time.monotonic() + max(error.retry_after, _JITTER.uniform(cap / 2, cap))
         look = time.monotonic() + LOOK_AGAIN_SECONDS
         while not self._closing and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
             if time.monotonic() >= look:
                 look += LOOK_AGAIN_SECONDS
+                self._turn()
                 if self._moved():
                     return
 
@@ -293,6 +303,8 @@ class EventSink:
 
     def _send_pending(self) -> None:
         """Send spooled events, then those in memory; with nothing to send, a heartbeat. Raises ``ServerAway``."""
+        if self.session_id is None and self._announce is not None:
+            self.session_id = self._register(self._announce)
         sent = False
         while self._spool is not None and (batch := self._spool.peek()) is not None:
             producer, lines, path, offset = batch
@@ -311,10 +323,16 @@ class EventSink:
                 for _ in lines:
                     self._lines.popleft()
             sent = True
-        if not sent:
+        if not sent and not self.quiet:
             self._deliver(self.producer, [])
         with self._idle:
             self._idle.notify_all()
+
+    def _register(self, announce: Callable[[HttpClient], str]) -> str:
+        try:
+            return announce(self._client)
+        except ServerRefused as error:
+            raise ServerAway(str(error), BACKOFF_CAP_SECONDS) from None
 
     def _deliver(self, producer: str, lines: list[bytes]) -> None:
         """Send ``lines``; those the server refuses are logged and left out, the others still arrive."""
@@ -330,22 +348,23 @@ class EventSink:
 
     def _post(self, producer: str, lines: list[bytes]) -> None:
         body = b'{"producer":' + json.dumps(producer).encode() + b',"events":[' + b",".join(lines) + b"]}"
-        status, headers, content = self._client.post(self._path, body)
+        status, headers, content = self._client.post(f"{SESSIONS}/{self.session_id}/events", body)
         if status in (413, 422, 400):
             raise ServerRefused(f"{status}: {content[:500]!r}")
+        if status == 404:
+            raise ServerAway(
+                f"{self._client.url} knows no session {self.session_id}: deleted there, or another server or database"
+            )
         if status not in (200, 201):
-            raise ServerAway(f"answered {status}", _retry_after(headers))
+            raise ServerAway(f"answered {status}", retry_after(headers))
         try:
             receipt = EventReceipt.model_validate_json(content)
         except ValidationError as error:
             raise ServerAway(f"answered {status} with something that is no receipt: {error}") from error
         self._connected = True
+        self.failures = 0
+        self.watchers = receipt.watchers
         if receipt.desired != self._desired:
             self._desired = receipt.desired
             if self._on_desired is not None:
                 self._on_desired(receipt.desired)
-
-
-def _retry_after(headers: dict[str, str]) -> float:
-    value = headers.get("retry-after", "")
-    return min(float(value), 60.0) if value.isdigit() else 0.0

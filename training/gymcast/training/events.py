@@ -28,6 +28,7 @@ MAX_POST_BYTES: Final = 1 << 20
 MAX_EXTRA_METRICS: Final = 32
 MAX_SHOWN_ACTIONS: Final = 256
 MAX_REPORTED_EPISODES: Final = 5000
+MAX_PICTURE_CHARS: Final = 48 << 10
 PROBABILITY_TOLERANCE: Final = 1e-3
 
 # How the reason of a status begins that tells which checkpoint a run goes on from.
@@ -45,6 +46,7 @@ EventType = Literal[
     "checkpoint",
     "evaluation",
     "replay",
+    "picture",
     "error",
 ]
 SessionStatus = Literal[
@@ -255,6 +257,17 @@ class FrameData(Message):
     frames_url: Annotated[str, Field(max_length=512)]
 
 
+class PictureData(Message):
+    """How the game of a training looks right now; only passed on to who watches, not stored."""
+
+    image: Annotated[str, Field(max_length=MAX_PICTURE_CHARS, pattern=r"^data:image/(webp|png|jpeg);base64,")] = Field(
+        description="the picture as a data: URL"
+    )
+    env_id: Label
+    episode: Count = Field(description="episodes finished before it, all lanes together")
+    timesteps: Count
+
+
 class ErrorData(Message):
     """Something went wrong; ``code`` is stable, ``message`` is for people, ``detail`` holds facts."""
 
@@ -273,6 +286,7 @@ EVENT_MODELS: Final[dict[str, type[Message]]] = {
     "checkpoint": CheckpointData,
     "evaluation": EvaluationData,
     "replay": ReplayData,
+    "picture": PictureData,
     "error": ErrorData,
 }
 _TYPE_OF_MODEL: Final[dict[type[Message], str]] = {model: name for name, model in EVENT_MODELS.items()}
@@ -321,3 +335,4 @@ class EventReceipt(Message):
     duplicates: Count
     last_seq: Count
     desired: DesiredState = "running"
+    watchers: Count = Field(default=0, description="how many watch the session now; what only they see can wait")

@@ -19,7 +19,7 @@ class Spool:
 
     def __init__(self, folder: Path, producer: str, max_bytes: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self.folder = folder
         self._own = folder / f"{producer}.jsonl"
         self._max_bytes = max_bytes
         self._offsets: dict[Path, int] = {}
@@ -42,7 +42,7 @@ class Spool:
 
     def peek(self) -> tuple[str, list[bytes], Path, int] | None:
         """The next batch as ``(producer, lines, file, offset after it)``; ``None`` when nothing is stored."""
-        for path in sorted(self._folder.glob("*.jsonl"), key=lambda entry: (entry == self._own, entry.name)):
+        for path in sorted(self.folder.glob("*.jsonl"), key=lambda entry: (entry == self._own, entry.name)):
             offset = self._offsets.get(path, 0)
             lines: list[bytes] = []
             total = 0

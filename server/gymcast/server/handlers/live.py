@@ -266,6 +266,7 @@ async def _snapshot(services: Services, client: Client) -> tuple[list[bytes], di
         "graph_update": [hub.direct(client, "graph_update", graph, seq=floors["graph_update"]) for graph in graphs],
         "bot_decision": list(newest("bot_decision")),
         "frame": list(newest("frame")),
+        "picture": list(newest("picture")),
     }
     return [frame for kind, frames in found.items() if client.wants(kind) for frame in frames], floors
 

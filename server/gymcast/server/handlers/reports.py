@@ -44,7 +44,7 @@ async def events(request: web.Request) -> web.Response:
             except ReplayContentError as error:
                 raise from_replay(error, f"/events/{place}/data/bytes_base64") from None
     receipt = await services.storage.add_events(session_id_of(request), batch.producer, batch.events)
-    return _receipt(receipt, heartbeat=not batch.events)
+    return _receipt(request, receipt, heartbeat=not batch.events)
 
 
 async def metrics(request: web.Request, query: ReportQuery) -> web.Response:
@@ -82,7 +82,7 @@ async def _typed(request: web.Request, query: ReportQuery, model: type[Message])
         data = [validate(model, item, prefix=f"/{place}") for place, item in enumerate(value)]
     producer, first = query.producer, query.seq
     if producer is None and first is None:
-        return _receipt(await services.storage.add_data(session_id_of(request), data))
+        return _receipt(request, await services.storage.add_data(session_id_of(request), data))
     if producer is None or first is None:
         raise invalid("producer" if producer is None else "seq", "query_parameter", "producer and seq belong together")
     moment = utc_now()
@@ -91,8 +91,9 @@ async def _typed(request: web.Request, query: ReportQuery, model: type[Message])
         for place, item in enumerate(data)
     ]
     batch = validate(EventBatch, {"producer": producer, "events": numbered})
-    return _receipt(await services.storage.add_events(session_id_of(request), batch.producer, batch.events))
+    return _receipt(request, await services.storage.add_events(session_id_of(request), batch.producer, batch.events))
 
 
-def _receipt(receipt: EventReceipt, *, heartbeat: bool = False) -> web.Response:
-    return answer(receipt.model_dump(), status=200 if heartbeat else 201)
+def _receipt(request: web.Request, receipt: EventReceipt, *, heartbeat: bool = False) -> web.Response:
+    watchers = request.app[SERVICES].hub.spectators(session_id_of(request))
+    return answer({**receipt.model_dump(), "watchers": watchers}, status=200 if heartbeat else 201)

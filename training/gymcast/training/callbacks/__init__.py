@@ -7,8 +7,10 @@ from gymcast.training.callbacks.episodes import EpisodeLogCallback
 from gymcast.training.callbacks.footage import FootageCallback
 from gymcast.training.callbacks.guarded import GuardedCallback
 from gymcast.training.callbacks.metrics import MetricsBroadcastCallback
+from gymcast.training.callbacks.pictures import PictureCallback
 from gymcast.training.callbacks.progress import RunProgress
 from gymcast.training.callbacks.reports import EpisodeReportCallback
+from gymcast.training.callbacks.script import SessionCallback
 from gymcast.training.callbacks.session import ProgressCallback, SessionControlCallback
 from gymcast.training.episode_stats import EpisodeStats
 
@@ -24,8 +26,10 @@ __all__ = [
     "FootageCallback",
     "GuardedCallback",
     "MetricsBroadcastCallback",
+    "PictureCallback",
     "ProgressCallback",
     "RunProgress",
+    "SessionCallback",
     "SessionControlCallback",
     "TrainingCollapsed",
 ]

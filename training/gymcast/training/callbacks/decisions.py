@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.ars.policies import ARSPolicy
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from sb3_contrib.qrdqn.policies import QRDQNPolicy
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 SHOWN_ACTIONS = 8
 DECISIONS_HZ = 4.0
+UNWATCHED_SECONDS = 5.0
+# Times as long as the making of a decision or picture took, until the next one is made.
+LEAST_PAUSE = 100.0
 # Products of group sizes beyond this are not enumerated; the groups' own probabilities are still shown.
 MAX_JOINT_ACTIONS = 4096
 
@@ -121,9 +125,11 @@ class DecisionExplainer:
                     spread = getattr(getattr(distribution, "distribution", None), "stddev", None)
                     return self._explain_numbers(actions, values, distribution.mode(), spread)
                 return self._explain_groups(_group_probabilities(distribution), values, actions)
-            values = policy.predict_values(tensor).cpu().numpy().reshape(-1)
-            distribution = policy.get_distribution(tensor, action_masks=masks)
-            return self._explain_groups(_group_probabilities(distribution), values, actions)
+            if isinstance(policy, MaskableActorCriticPolicy):
+                values = policy.predict_values(tensor).cpu().numpy().reshape(-1)
+                distribution = policy.get_distribution(tensor, action_masks=masks)
+                return self._explain_groups(_group_probabilities(distribution), values, actions)
+            return self._explain_deterministic(actions)  # of a policy that nobody here knows, the action is known
 
     def _explain_recurrent(
         self,
@@ -257,11 +263,16 @@ def _group_probabilities(distribution: Any) -> list[NDArray[np.float64]]:
 
 
 class BotDecisionCallback(BaseCallback):
-    """Sends what the bot considered in lane 0, at most ``hz`` times a second, with one forward of a single row each."""
+    """Sends what the bot considered in lane 0, at most ``hz`` times a second, with one forward of a single row each.
 
-    def __init__(self, sink: Sink, hz: float = DECISIONS_HZ) -> None:
+    With ``watchers`` it does so while there are any, and otherwise only every :data:`UNWATCHED_SECONDS`; and it never
+    takes more than 1 % of the time.
+    """
+
+    def __init__(self, sink: Sink, hz: float = DECISIONS_HZ, watchers: Callable[[], int] | None = None) -> None:
         super().__init__()
         self._sink = sink
+        self._watchers = watchers
         self._period = 1.0 / min(hz, DECISIONS_HZ)
         self._next = 0.0
         self._explainer: DecisionExplainer | None = None
@@ -272,15 +283,17 @@ class BotDecisionCallback(BaseCallback):
     def _on_step(self) -> bool:
         now = time.monotonic()
         last_obs = self.model._last_obs
-        if now < self._next or self._explainer is None or last_obs is None:
-            return True
-        self._next = now + self._period
+        if now < self._next or self._explainer is None or last_obs is None or "actions" not in self.locals:
+            return True  # algorithms such as sb3-contrib's ARS do not tell callbacks of actions
         masks = self.locals.get("action_masks")
         actions = np.asarray(self.locals["actions"])[:1]
         first = {k: part[:1] for k, part in last_obs.items()} if isinstance(last_obs, dict) else last_obs[:1]
         masks = None if masks is None else masks[:1]
         decision = self._explainer.explain(first, masks, actions, self._memory())[0]
         self._sink.emit(decision.as_event())
+        seen = self._watchers is None or self._watchers() > 0
+        taken = 0.0 if self._watchers is None else time.monotonic() - now
+        self._next = now + max(self._period if seen else UNWATCHED_SECONDS, LEAST_PAUSE * taken)
         return True
 
     def _memory(self) -> RNNStates | None:

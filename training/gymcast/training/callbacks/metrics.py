@@ -5,25 +5,32 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from gymcast.training.broadcast import EventSink, Sink, register_external_session
+from gymcast.training.broadcast import Sink
+from gymcast.training.callbacks.decisions import BotDecisionCallback
+from gymcast.training.callbacks.footage import FootageCallback
+from gymcast.training.callbacks.guarded import GuardedCallback
+from gymcast.training.callbacks.metric_names import LOGGED
+from gymcast.training.callbacks.pictures import PictureCallback
 from gymcast.training.callbacks.progress import RunProgress
+from gymcast.training.callbacks.script import note_rollout, note_step, without_training
 from gymcast.training.config import TrainingConfig
 from gymcast.training.events import (
+    ErrorData,
     GraphPoint,
     PerformanceGraphData,
-    SessionStatus,
     TrainingMetricsData,
-    TrainingStatusData,
-    utc_now,
 )
+from gymcast.training.script_session import ScriptOptions, ScriptSession, algorithm_name, join_session
 from gymcast.training.subproc import GymcastSubprocVecEnv
 from gymcast.training.vec_env import GameVecEnv
 
@@ -31,71 +38,11 @@ RATE_WINDOW_SECONDS = 10.0
 # Seconds; a rate over less says more about the clock than about training, and would dwarf all others on a chart.
 SHORTEST_RATE = 0.01
 GRAPH_SECONDS = 5.0
-PAUSE_POLL_SECONDS = 0.05
+# How often decisions and pictures may be asked for.
+SHOW_SECONDS = 0.1
+# Numbers of a script's own in a reading, which has room for 32 in all.
+MOST_OWN_VALUES = 8
 
-# Our names for what the algorithms log; entropy is logged as a loss, that is with its sign turned.
-_LOGGED = {
-    "policy_loss": ("train/policy_gradient_loss", "train/policy_loss"),
-    "value_loss": ("train/value_loss",),
-    "entropy": ("train/entropy_loss",),
-    "explained_variance": ("train/explained_variance",),
-    "approx_kl": ("train/approx_kl",),
-    "clip_fraction": ("train/clip_fraction",),
-    "policy_objective": ("train/policy_objective",),
-    "kl_divergence": ("train/kl_divergence_loss",),
-    "line_search_success": ("train/is_line_search_success",),
-    "actor_loss": ("train/actor_loss",),
-    "critic_loss": ("train/critic_loss",),
-    "ent_coef": ("train/ent_coef",),
-    "ent_coef_loss": ("train/ent_coef_loss",),
-    "action_std": ("train/std",),
-    "delta_std": ("train/delta_std",),
-    "step_size": ("train/step_size",),
-    "return_std": ("train/return_std",),
-    "loss": ("train/loss",),
-}
-# The same as below, of some algorithms only.
-METRICS_OF_SOME = {
-    "policy_objective": ("", "surrogate objective of the actor after the last update (trpo)"),
-    "kl_divergence": ("nats", "divergence between the policies before and after the last update; 0: dropped (trpo)"),
-    "line_search_success": ("share", "whether the line search of the last update found a step, 1 or 0 (trpo)"),
-    "actor_loss": (
-        "",
-        "mean loss of the actor in the last updates: minus the critics' value of its actions (sac, td3)",
-    ),
-    "critic_loss": ("", "mean squared error of the critics in the last updates (sac, td3)"),
-    "ent_coef": ("", "weight of the policy's entropy against the reward (sac)"),
-    "ent_coef_loss": ("", "loss of that weight while it is learned; 0 where the entropy is on target (sac)"),
-    "action_std": ("", "mean spread of continuous actions (on-policy algorithms)"),
-    "delta_std": ("", "size of the change tried on each weight (ars)"),
-    "step_size": ("", "learning rate over the number of directions and the spread of their returns (ars)"),
-    "return_std": ("", "standard deviation of the returns of the policies tried (ars)"),
-    "replay_size": ("decisions", "decisions in the replay buffer"),
-    "warmup_left": ("decisions", "decisions until the first update of an off-policy algorithm"),
-}
-# Name -> (unit, meaning) of what gymcast's own trainer sends in a reading's ``extra``.
-EXTRA_METRICS = {
-    "timesteps": ("decisions", "decisions taken so far, all lanes together"),
-    "epoch": ("updates", "rounds of collecting and learning so far; of off-policy algorithms gradient steps"),
-    "samples_per_second": ("decisions/s", "decisions per second of training over about the last ten seconds"),
-    "game_seconds_per_second": ("s/s", "game seconds simulated per second of training, all lanes together"),
-    "episodes_per_minute": ("1/min", "episodes finished per minute of training"),
-    "policy_loss": ("", "mean policy gradient loss of the last update"),
-    "value_loss": ("", "mean squared error of the critic in the last update"),
-    "entropy": ("nats", "mean entropy of the policy in the last update; falls as the bot makes up its mind"),
-    "explained_variance": ("", "share of the returns' variance the critic explains; 1 is perfect, 0 a constant"),
-    "approx_kl": ("nats", "approximate divergence between the policies before and after the last update"),
-    "clip_fraction": ("share", "share of samples whose probability ratio was clipped in the last update"),
-    "worst_reward": ("", "lowest return of any episode so far"),
-    "wins": ("episodes", "training episodes won so far"),
-    "losses": ("episodes", "training episodes lost so far"),
-    "draws": ("episodes", "training episodes drawn so far"),
-    "worker_restarts": ("restarts", "worker processes started again so far, when there are any"),
-    "episodes_failed": ("episodes", "episodes cut short because their worker failed; they count in no other metric"),
-    "pace": ("s/s", "game seconds of each lane per second over about the last ten seconds, when a speed is asked for"),
-    "pace_lag": ("s", "time by which the game is behind the speed asked for, since this process began"),
-    **METRICS_OF_SOME,
-}
 _GRAPHS = {
     "reward_progress": ("Reward", "return per episode", ("average_reward", "best_reward")),
     "win_rate": ("Win rate", "percent of recent episodes", ("win_rate",)),
@@ -107,14 +54,23 @@ _GRAPHS = {
 class MetricsBroadcastCallback(BaseCallback):
     """Sends :class:`TrainingMetricsData` ``hz`` times a second at most, and graph points every five seconds.
 
-    ``sink`` is an :class:`~gymcast.training.broadcast.EventSink`, or the URL of a server such as
-    ``"http://127.0.0.1:8000"``: then a session is announced there when training starts, the callback sends and
-    closes by itself, and the server can pause or stop the training. In a script of your own nothing else is needed::
+    ``sink`` is the URL of a server such as ``"http://127.0.0.1:8000"``. In a script of your own nothing else is
+    needed, whatever the environment and the algorithm::
 
         model.learn(100_000, callback=MetricsBroadcastCallback("http://127.0.0.1:8000"))
 
-    The same values go to the algorithm's own logger under ``gymcast/``, at most ``hz`` times a second, and with it to
-    TensorBoard and whatever else it feeds; with ``None`` as the sink they go there only.
+    Then a session is announced there when training starts, and readings, graphs, the bot's decisions and, while
+    somebody watches, pictures of the game (``render_mode="rgb_array"``) are sent from a background thread, which
+    never holds the training up; what cannot arrive yet waits in a spool folder. :class:`SessionCallback` beside it
+    lets the server pause and stop the training; see docs/your-own-script.md.
+
+    ``token`` defaults to ``GYMCAST_TOKEN``, ``name`` to algorithm, environment and time; ``extra`` is a function that
+    returns up to eight numbers of your own for each reading. With ``decisions=False`` or ``pictures=False`` these are
+    left out. Raises ``ValueError`` for a URL that is none.
+
+    gymcast's own trainer gives an :class:`~gymcast.training.broadcast.Sink`, or ``None``. Then the same values go to
+    the algorithm's own logger under ``gymcast/``, at most ``hz`` times a second, and with it to TensorBoard and
+    whatever else it feeds.
     """
 
     def __init__(
@@ -123,64 +79,103 @@ class MetricsBroadcastCallback(BaseCallback):
         *,
         hz: float = 2.0,
         progress: RunProgress | None = None,
+        token: str | None = None,
         name: str | None = None,
         model_generation: int = 1,
+        spool_dir: str | Path | None = None,
+        extra: Callable[[], Mapping[str, float | None]] | None = None,
+        decisions: bool = True,
+        pictures: bool = True,
+        verbose: int = 1,
     ) -> None:
         super().__init__()
         self.sink = None if isinstance(sink, str) else sink
-        self.session_id: str | None = None
-        self._url = sink if isinstance(sink, str) else None
-        self._name = name
-        self._own_sink: EventSink | None = None
-        self._final_status: SessionStatus = "completed"
+        self.options = (
+            ScriptOptions(sink, token, name, model_generation, spool_dir, verbose) if isinstance(sink, str) else None
+        )
+        self._session: ScriptSession | None = None
+        self._shows = (decisions, pictures)
+        self._shown: CallbackList | None = None
+        self._next_shown = 0.0
+        self._own_values = extra
         self._shared_progress = progress is not None
         self.progress = progress or RunProgress(TrainingConfig())
         self._generation = model_generation
         self._period = 1.0 / hz
+        self._begin()
+        self._process = psutil.Process()
+        self._game_seconds_per_step: float | None = None
+        self._ticks_per_step: float | None = None
+
+    def _begin(self) -> None:
         self._next = 0.0
         self._next_record = 0.0
         self._next_graph = 0.0
         self._rates: deque[tuple[float, int, int]] = deque()
         self._losses: dict[str, float] = {}
         self._points: dict[str, list[tuple[datetime, float]]] = {}
-        self._process = psutil.Process()
-        self._game_seconds_per_step: float | None = None
-        self._ticks_per_step: float | None = None
+
+    @property
+    def session_id(self) -> str | None:
+        """The id of the script's session; ``None`` until the server has told it."""
+        return None if self._session is None else self._session.sink.session_id
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Wait at most ``timeout`` seconds for everything to arrive; returns whether it has. Not needed in a script."""
+        return self._session is None or self._session.sink.flush(timeout)
 
     def _on_training_start(self) -> None:
-        if not self._shared_progress:
+        if self.options is not None:
+            self._join(self.options)
+        elif not self._shared_progress:
             self.progress.timesteps = self.model.num_timesteps
-        if self._url is not None:
-            self._open_session(self._url)
         base = self.training_env.unwrapped
         if isinstance(base, GameVecEnv):
             self._game_seconds_per_step = base.env.decision_seconds
             self._ticks_per_step = base.env.decision_seconds * base.env.game.tick_rate
 
-    def _open_session(self, url: str) -> None:
-        name = self._name or f"{type(self.model).__name__}-{utc_now():%Y%m%d-%H%M%S}"
-        self.session_id = register_external_session(
-            url, training_session_id=name, algorithm=self._algorithm, model_generation=self._generation
-        )
-        self._own_sink = EventSink(url, self.session_id)
-        self.sink = self._own_sink
-        self._own_sink.emit(self._status("running"))
+    def _join(self, options: ScriptOptions) -> None:
+        session = join_session(self.model, options)
+        if session is not self._session:
+            self._session = session
+            self.sink, self.progress = session, session.progress
+            self._begin()
+        self._shared_progress = session.keeper is not None
+        session.keeper = session.keeper or self
+        shown: list[BaseCallback] = []
+        watchers = lambda: session.sink.watchers  # noqa: E731
+        if self._shows[0]:
+            shown.append(BotDecisionCallback(session, watchers=watchers))
+        if isinstance(self.training_env.unwrapped, GameVecEnv):
+            shown.append(FootageCallback(session, session.progress))
+        elif self._shows[1]:
+            shown.append(PictureCallback(session, session.progress, session.env_id, watchers))
+        self._shown = CallbackList([GuardedCallback(callback, self._failed) for callback in shown])
+        self._shown.init_callback(self.model)
+        self._shown.on_training_start(self.locals, self.globals)
+
+    def _failed(self, code: str, what: str, text: str) -> None:
+        if self.sink is not None:
+            self.sink.emit(ErrorData(code=code, message=f"{what} is left out: {text}"[:2000]))
 
     @property
     def _algorithm(self) -> str:
-        return type(self.model).__name__.removeprefix("Batch")
+        return algorithm_name(self.model)
 
     def _on_rollout_start(self) -> None:
         # Right after an update the logger holds its losses; they are gone once it has written them out.
         values = self.logger.name_to_value
-        for name, keys in _LOGGED.items():
+        for name, keys in LOGGED.items():
             for key in keys:
                 if key in values and math.isfinite(values[key]):
                     self._losses[name] = -float(values[key]) if name == "entropy" else float(values[key])
         self._note_rate()
 
     def _on_rollout_end(self) -> None:
-        if time.monotonic() < self._next_record:
+        if not self._shared_progress:
+            note_rollout(self.progress, self)
+        # A script's tables are its own.
+        if self.options is not None or time.monotonic() < self._next_record:
             return
         self._next_record = time.monotonic() + self._period
         data = self.reading()
@@ -190,41 +185,39 @@ class MetricsBroadcastCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         if not self._shared_progress:
-            self.progress.start()
-            self.progress.timesteps = self.model.num_timesteps
-            self.progress.stats.update(self.locals["rewards"], self.locals["dones"], self.locals["infos"])
+            note_step(self.progress, self)
         if not self._rates:
             self._note_rate()
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._period
             self.broadcast()
-        return self._own_sink is None or self._follow(self._own_sink)
-
-    def _follow(self, sink: EventSink) -> bool:
-        """Do what the server asks of a session this callback has announced; false to stop training."""
-        if sink.desired == "paused":
-            self.progress.pause()
-            sink.emit(self._status("paused"))
-            while sink.desired == "paused":
-                time.sleep(PAUSE_POLL_SECONDS)
-            self.progress.resume()
-            sink.emit(self._status("running"))
-        if sink.desired in ("stopping", "cancelled"):
-            self._final_status = "cancelled"
-            return False
+            if self._session is not None:
+                self._session.tick()
+        if self._shown is not None and now >= self._next_shown:
+            self._next_shown = now + SHOW_SECONDS
+            self._shown.update_locals(self.locals)
+            self._shown.on_step()
         return True
-
-    def _status(self, status: SessionStatus) -> TrainingStatusData:
-        episodes = self.progress.stats.episodes
-        return TrainingStatusData(status=status, current_episode=episodes, timesteps=self.progress.timesteps)
 
     def _on_training_end(self) -> None:
         self.broadcast()
         self._send_graphs()
-        if self._own_sink is not None:
-            self._own_sink.emit(self._status(self._final_status))
-            self._own_sink.close()
+        if self._shown is not None:
+            self._shown.on_training_end()
+        if self._session is not None:
+            self._session.leave()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the training it is in: a copy joins one of its own."""
+        values = without_training(self.__dict__)
+        if self.options is not None:
+            values |= {"sink": None, "_session": None, "_shown": None, "progress": RunProgress(TrainingConfig())}
+        return {name: value for name, value in values.items() if name != "_process"}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        self._process = psutil.Process()
 
     def broadcast(self) -> None:
         """Send one reading now."""
@@ -263,18 +256,21 @@ class MetricsBroadcastCallback(BaseCallback):
             extra.update(worker_restarts=stats.restarts, episodes_failed=stats.failed)
         if isinstance(self.model, OffPolicyAlgorithm):
             extra.update(_replay_facts(self.model))
+        if self._own_values is not None:
+            own = list(self._own_values().items())[:MOST_OWN_VALUES]
+            extra.update((str(name)[:128], None if value is None else float(value)) for name, value in own)
         if progress.pacer is not None:
             extra.update(pace=progress.pacer.rate, pace_lag=progress.pacer.lag)
         return TrainingMetricsData(
             episode=stats.episodes,
             total_episodes=progress.config.max_episodes,
-            current_reward=stats.last_return,
-            average_reward=stats.mean_return,
-            best_reward=stats.best_return,
+            current_reward=_finite(stats.last_return),
+            average_reward=_finite(stats.mean_return),
+            best_reward=_finite(stats.best_return),
             episode_length=stats.last_length,
             win_rate=stats.win_rate,
             loss_value=self._losses.get("loss"),
-            learning_rate=float(self.model.lr_schedule(max(0.0, self.model._current_progress_remaining))),
+            learning_rate=self._learning_rate(),
             epsilon=getattr(self.model, "exploration_rate", None),
             model_generation=self._generation,
             algorithm=self._algorithm,
@@ -284,8 +280,13 @@ class MetricsBroadcastCallback(BaseCallback):
             if self._ticks_per_step is None or samples is None
             else samples * self._ticks_per_step,
             memory_usage_mb=self._process.memory_info().rss / 2**20,
-            extra=extra,
+            extra={name: _finite(value) for name, value in extra.items()},
         )
+
+    def _learning_rate(self) -> float | None:
+        # Algorithms of other packages need not have a schedule.
+        schedule = getattr(self.model, "lr_schedule", None)
+        return None if schedule is None else _finite(schedule(max(0.0, self.model._current_progress_remaining)))
 
     def _epoch(self) -> int:
         model = self.model
@@ -328,6 +329,10 @@ class MetricsBroadcastCallback(BaseCallback):
                     )
                 )
         self._points.clear()
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _replay_facts(model: OffPolicyAlgorithm) -> dict[str, float]:

@@ -56,6 +56,7 @@ class ExternalSession(_Body):
     model_generation: _Count
     algorithm: _Id
     total_episodes: _Count | None
+    env_id: _Id | None = None
     room_code: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     enable_spectators: bool = True
 

@@ -46,9 +46,10 @@ log = logging.getLogger(__name__)
 UNNUMBERED: Final = "rest"
 Row = dict[str, Any]
 M = TypeVar("M", bound=Message)
-# Types whose data is kept in a table of its own, or (frame, episodes) not at all.
+# Types whose data is kept in a table of its own, or (frame, episodes, picture) not at all.
 _OWN_TABLE: Final = frozenset(
-    {"training_metrics", "bot_decision", "graph_update", "checkpoint", "evaluation", "replay", "frame", "episodes"}
+    {"training_metrics", "bot_decision", "graph_update", "checkpoint", "evaluation", "replay"}
+    | {"frame", "episodes", "picture"}
 )
 
 
@@ -329,29 +330,50 @@ def _from_metrics(session: Row, data: TrainingMetricsData) -> Row:
 
 
 def _from_status(session: Row, data: TrainingStatusData) -> Row:
-    changes: Row = data.model_dump(exclude={"status"})
+    # What a producer leaves out stays as it is.
+    changes: Row = data.model_dump(exclude={"status"}, exclude_unset=True)
     for name in ("total_timesteps", "algorithm"):
-        if changes[name] is None:
-            del changes[name]
+        if changes.get(name) is None:
+            changes.pop(name, None)
     if session["kind"] == "managed" and data.status in TERMINAL:
         # How a managed session ends is for its manager to say, once the process is gone and it is settled what follows.
-        del changes["phase"], changes["reason"], changes["eta_seconds"]
+        _drop(changes, "phase", "reason", "eta_seconds")
         return changes
+    if _goes_on(session, data.status):
+        return {**changes, "status": data.status, "end_us": None}
     try:
         check_move(session["status"], data.status)
     except StateError as error:
         # A producer's word comes late by nature: what it was doing before a stop does not undo the stop.
         log.info("session %s: a status event is not followed: %s", session["session_id"], error)
         if session["status"] in TERMINAL:
-            del changes["phase"], changes["reason"], changes["eta_seconds"]
+            _drop(changes, "phase", "reason", "eta_seconds")
         return changes
     if session["status"] in TERMINAL:
         # Repeated by the session manager or the worker: the first reason stands.
-        del changes["phase"], changes["eta_seconds"]
+        _drop(changes, "phase", "eta_seconds")
         if session["reason"] is not None or data.reason is None:
-            del changes["reason"]
+            _drop(changes, "reason")
         return changes
     return {**changes, "status": data.status, **times_of_move(session, data.status)}
+
+
+def _drop(changes: Row, *names: str) -> None:
+    for name in names:
+        changes.pop(name, None)
+
+
+def _goes_on(session: Row, status: str) -> bool:
+    """Whether somebody's own trainer takes up what it had completed, as the next call of a ``learn()`` does.
+
+    What was ended at the server (which shows in the wish) stays ended.
+    """
+    return (
+        session["kind"] == "external"
+        and session["status"] == "completed"
+        and session["desired"] == "running"
+        and status == "running"
+    )
 
 
 def insert_episodes(connection: sa.Connection, session_id: str, episodes: Sequence[NewEpisode], moment: int) -> int:

@@ -2,7 +2,7 @@
 
 import { ApiError, getJson, paths } from "./api.js";
 import { announce, byId, clearNotice, make, notice, setText } from "./dom.js";
-import { clock } from "./format.js";
+import { clock, short } from "./format.js";
 import { Footage } from "./footage.js";
 import { drawStrip } from "./strip.js";
 import { onTheme } from "./theme.js";
@@ -37,6 +37,7 @@ export class Player {
     this.current = null; // replay_id
     this.footage = null;
     this.view = null;
+    this.live = null; // what draws the newest picture of a game that sends no episodes
     this.t = 0;
     this.held = 0;
     this.playing = false;
@@ -70,8 +71,20 @@ export class Player {
     if (this.episodes.length > MOST_EPISODES) this.episodes.splice(0, this.episodes.length - MOST_EPISODES);
     const newest = this.#newest();
     if (newest && !this.loading && (!this.current || (!this.view && this.follow && fresh.length))) this.open(newest);
-    if (last && !this.episodes.length && !this.current) this.#curtain("No footage of this training was kept.");
+    if (last && !this.episodes.length && !this.current && !this.live) this.#curtain("No footage of this training was kept.");
     this.#controls();
+  }
+
+  /** Shows how the game looks right now, as long as there is no episode to play. */
+  async picture(data) {
+    if (this.current || this.episodes.length) return;
+    const view = await createView(this.canvas, { env_id: data.env_id, frames: [{ t: 0, image: data.image }] });
+    if (this.current || this.episodes.length) return; // an episode has come meanwhile
+    byId("curtain").hidden = true;
+    this.live = view;
+    this.canvas.dataset.picture = String(data.timesteps);
+    setText(byId("stage-episode"), `now · after ${short(data.timesteps)} samples`);
+    this.#paint();
   }
 
   /** Loads an episode and plays it from `t` seconds. */
@@ -255,6 +268,10 @@ export class Player {
 
   #paint() {
     const { view, footage, t } = this;
+    if (!view && this.live) {
+      this.live.draw(0);
+      return;
+    }
     this.hooks.moment(footage, t);
     if (!view || !this.canvas.clientWidth) return;
     view.draw(t);

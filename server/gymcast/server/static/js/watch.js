@@ -187,6 +187,10 @@ export class SessionWatch {
     this.page.episodes.refresh(true);
   }
 
+  picture(data) {
+    this.page.player.picture(data);
+  }
+
   graph(data) {
     this.page.graphs.add(data, (metric) => this.known.has(metric));
   }
@@ -213,6 +217,7 @@ const RECEIVERS = {
   bot_decision: (watch, data) => watch.decision(data),
   graph_update: (watch, data) => watch.graph(data),
   frame: (watch, data) => watch.footage(data),
+  picture: (watch, data) => watch.picture(data),
   checkpoint: (watch, data, ts) => watch.listed("checkpoints", data, ts),
   evaluation: (watch, data, ts) => watch.listed("evaluations", data, ts),
   error: (watch, data) => watch.failed(data),
