@@ -1,51 +1,21 @@
-"""The WebSocket: what arrives on connecting, live messages, subscriptions, resuming, refusals, slow viewers."""
+"""The WebSocket: what arrives on connecting, live messages, subscriptions, refusals, how a connection ends."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import os
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType, WSServerHandshakeError
+from aiohttp import WSServerHandshakeError
 
-from gymcast.server import RunningServer, channels, hub, running_server
-from gymcast.server.handlers import live
+from gymcast.server import RunningServer, running_server
 
 from ..reference_examples import DECISION, GRAPH
 from .conftest import NewSession, event, expect_problem, external, metrics, server_config
-
-SESSIONS = "/api/training/sessions"
-
-
-async def next_message(ws: aiohttp.ClientWebSocketResponse, *kinds: str) -> dict[str, Any]:
-    """The next message; of ``kinds`` only when given."""
-    while True:
-        message = await ws.receive(timeout=5)
-        assert message.type is WSMsgType.TEXT, message
-        value: dict[str, Any] = json.loads(message.data)
-        assert set(value) == {"v", "type", "session", "epoch", "seq", "ts", "data"}
-        assert value["v"] == 1
-        if not kinds or value["type"] in kinds:
-            return value
-
-
-async def on_connect(ws: aiohttp.ClientWebSocketResponse, count: int) -> dict[str, dict[str, Any]]:
-    """The first ``count`` messages by type."""
-    found = [await next_message(ws) for _ in range(count)]
-    return {message["type"]: message for message in found}
-
-
-async def post(client: aiohttp.ClientSession, session_id: str, what: str, body: Any) -> None:
-    async with client.post(f"{SESSIONS}/{session_id}/{what}", json=body) as answer:
-        assert answer.status in (200, 201), await answer.text()
+from .viewing import SESSIONS, next_message, on_connect, post, until_closed
 
 
 async def test_posts_reach_every_viewer_in_order(client: aiohttp.ClientSession, new_session: NewSession) -> None:
@@ -163,60 +133,6 @@ async def test_subscriptions_and_rates(client: aiohttp.ClientSession, new_sessio
         await ws.send_json({"type": "ping", "id": "p7"})
         pong = await next_message(ws, "connection_status")
         assert (pong["data"]["status"], pong["data"]["id"]) == ("pong", "p7")
-
-
-async def test_resume_sends_the_whole_rest_or_says_so(
-    client: aiohttp.ClientSession, new_session: NewSession, server: RunningServer
-) -> None:
-    session_id = await new_session()
-    async with client.ws_connect(f"/ws/{session_id}") as ws:
-        epoch = (await next_message(ws))["epoch"]
-    for number in range(1, 11):
-        await post(client, session_id, "metrics", metrics(number))
-    heads = dict(server.hub.channel(session_id).heads)
-    async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
-        assert (await next_message(ws))["data"]["status"] == "connected"
-        await ws.send_json({"type": "resume", "epoch": epoch, "seq": {**heads, "training_metrics": 4}})
-        assert (await next_message(ws))["data"]["recovered"] is True
-        found = [await next_message(ws) for _ in range(6)]
-        assert [(message["type"], message["seq"]) for message in found] == [
-            ("training_metrics", number) for number in range(5, 11)
-        ]
-        await post(client, session_id, "metrics", metrics(11))
-        assert (await next_message(ws, "training_metrics"))["seq"] == 11
-        for seen in ({**heads, "training_metrics": 99}, heads | {"training_metrics": 0}):
-            await ws.send_json({"type": "resume", "epoch": epoch, "seq": seen})
-            answer = await next_message(ws, "connection_status")
-            assert answer["data"]["recovered"] is (seen["training_metrics"] == 0)
-
-
-async def test_resume_beyond_the_ring_is_not_recovered(
-    client: aiohttp.ClientSession, new_session: NewSession, server: RunningServer
-) -> None:
-    session_id = await new_session()
-    async with client.ws_connect(f"/ws/{session_id}") as ws:
-        epoch = (await next_message(ws))["epoch"]
-        for start in range(0, channels.RING_MESSAGES + 1, 500):
-            await post(client, session_id, "metrics", [metrics(start + number) for number in range(500)])
-        assert len(server.hub.channel(session_id).ring) == channels.RING_MESSAGES
-    async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
-        await next_message(ws)
-        heads = dict(server.hub.channel(session_id).heads)
-        await ws.send_json({"type": "resume", "epoch": epoch, "seq": {**heads, "training_metrics": 3}})
-        assert (await next_message(ws))["data"]["recovered"] is False
-        found = await on_connect(ws, 2)
-        assert found["training_metrics"]["seq"] == heads["training_metrics"]
-
-
-async def test_silent_client_that_announced_a_resume_gets_the_state(
-    client: aiohttp.ClientSession, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live, "_RESUME_WAIT_S", 0.1)
-    session_id = await new_session()
-    await post(client, session_id, "metrics", metrics(3))
-    async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
-        found = await on_connect(ws, 3)
-    assert found["training_metrics"]["data"]["episode"] == 3
 
 
 async def test_replay_is_stored_announced_and_played(client: aiohttp.ClientSession, new_session: NewSession) -> None:
@@ -362,6 +278,8 @@ async def test_places_are_limited_and_given_back(tmp_path: Path) -> None:
             with pytest.raises(WSServerHandshakeError) as refused:
                 await client.ws_connect(f"/ws/{session_id}")
             assert refused.value.status == 503
+            assert refused.value.headers is not None
+            assert int(refused.value.headers["Retry-After"]) > 0
         for ws in viewers:
             await ws.close()
         async with client.ws_connect(f"/ws/{ids[0]}"):
@@ -386,85 +304,8 @@ async def test_shutdown_tells_viewers(tmp_path: Path) -> None:
                 session_id = (await answer.json())["session_id"]
             ws = await client.ws_connect(f"{server.url}/ws/{session_id}")
             await on_connect(ws, 2)
-            closing = asyncio.create_task(_until_closed(ws))
+            closing = asyncio.create_task(until_closed(ws))
         assert await asyncio.wait_for(closing, 5) == 1001
-
-
-async def _until_closed(ws: aiohttp.ClientWebSocketResponse) -> int | None:
-    while not ws.closed:
-        await ws.receive(timeout=5)
-    return ws.close_code
-
-
-@asynccontextmanager
-async def stalled_viewer(server: RunningServer, session_id: str) -> AsyncIterator[socket.socket]:
-    """A viewer that finishes the handshake, then reads nothing."""
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    raw.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(raw, ("127.0.0.1", server.port))
-    key = base64.b64encode(os.urandom(16)).decode()
-    request = (
-        f"GET /ws/{session_id} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nUpgrade: websocket\r\n"
-        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    await loop.sock_sendall(raw, request.encode())
-    assert (await loop.sock_recv(raw, 12)).startswith(b"HTTP/1.1 101")
-    try:
-        yield raw
-    finally:
-        raw.close()
-
-
-async def test_stalled_viewer_is_cut_off_and_others_get_everything(
-    server: RunningServer, client: aiohttp.ClientSession, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "SLOW_SECONDS", 1.0)
-    session_id = await new_session()
-    big = metrics(extra={f"metric_{'x' * 100}_{number}": float(number) for number in range(32)})
-    async with client.ws_connect(f"/ws/{session_id}") as healthy, stalled_viewer(server, session_id):
-        await on_connect(healthy, 2)
-        assert server.hub.spectators(session_id) == 2
-        # The healthy viewer shares this event loop with the server, so each burst is read before the next one.
-        for start in range(0, 400, 5):
-            await post(client, session_id, "metrics", [{**big, "episode": start + n} for n in range(5)])
-            received = [(await next_message(healthy, "training_metrics"))["seq"] for _ in range(5)]
-            assert received == list(range(start + 1, start + 6))
-        for _ in range(60):
-            await healthy.send_json({"type": "ping"})
-            pong = await next_message(healthy, "connection_status")
-            if pong["data"]["spectator_count"] == 1:
-                break
-            await asyncio.sleep(0.1)
-        assert server.hub.connections == 1
-
-
-async def test_viewer_that_catches_up_gets_the_newest(
-    server: RunningServer, client: aiohttp.ClientSession, new_session: NewSession
-) -> None:
-    session_id = await new_session()
-    big = metrics(extra={f"metric_{'x' * 100}_{number}": float(number) for number in range(32)})
-    loop = asyncio.get_running_loop()
-    async with stalled_viewer(server, session_id) as raw:
-        # Fill the sockets until the backlog shows, then go on: from there on only the newest reading is kept.
-        (viewer,) = server.hub.channel(session_id).clients
-        episode = 0
-        async with asyncio.timeout(10):
-            while viewer.slow_since is None:
-                episode += 1
-                await post(client, session_id, "metrics", {**big, "episode": episode})
-        first_held = episode + 1
-        for episode in range(first_held, first_held + 30):
-            await post(client, session_id, "metrics", {**big, "episode": episode})
-            await post(client, session_id, "bot_decision", DECISION)
-        data = b""
-        async with asyncio.timeout(5):
-            while f'"episode":{episode},'.encode() not in data:
-                data += await loop.sock_recv(raw, 1 << 16)
-        assert f'"episode":{first_held},'.encode() not in data
-        assert b'"type":"bot_decision"' not in data
-        assert server.hub.spectators(session_id) == 1
 
 
 async def test_subscribe_in_the_same_process(
