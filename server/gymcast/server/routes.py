@@ -101,7 +101,7 @@ _DATA_ROUTES: Final = in_group(
           answers={200: models.ReplayView}, problems=_CONFLICT),
     Route("GET", "/ws/{session_id:" + _ID + "}", live.live, "read", "watch_session",
           query=queries.LiveQuery, answers={101: None},
-          problems=("foreign-origin", "upgrade-required", "conflict", "no-capacity")),
+          problems=("foreign-origin", "upgrade-required", "busy", "conflict", "no-capacity")),
 )
 _ROOM_ROUTES: Final = in_group(
     "Rooms",
