@@ -86,5 +86,7 @@ export const paths = {
   evaluations: (id) => `${session(id)}/evaluations?limit=50`,
   frames: (replayId) => `/api/replays/${encodeURIComponent(replayId)}/frames`,
   envs: () => "/api/envs",
+  rooms: () => "/api/rooms",
+  room: (code) => `/api/rooms/${encodeURIComponent(code)}`,
   socket: (id) => `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/${encodeURIComponent(id)}`,
 };

@@ -42,6 +42,19 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
+/** Puts a text into the clipboard and says so, or that the browser refuses. */
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    notice("copy", "Copied.", "info");
+    return true;
+  } catch (refused) {
+    if (!(refused instanceof DOMException || refused instanceof TypeError)) throw refused;
+    notice("copy", "The browser does not allow copying here; please select the text.", "warning");
+    return false;
+  }
+}
+
 const notices = new Map();
 
 /**

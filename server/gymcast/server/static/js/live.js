@@ -12,7 +12,7 @@ const TERMINAL_CODES = {
   4403: "You may not watch this session.",
   4404: "This session does not exist.",
   4409: "This seat is taken.",
-  4410: "This session has ended.",
+  4410: "The session was deleted, or its room has ended.",
 };
 
 /**

@@ -1,6 +1,6 @@
 // Wires the page together: which session is shown follows from the address (see router.js).
 
-import { byId, clearNotice, notice, setText } from "./dom.js";
+import { byId, clearNotice, copyText, notice, setText } from "./dom.js";
 import { Charts } from "./charts.js";
 import { EpisodeList } from "./episodes.js";
 import { Graphs } from "./graphs.js";
@@ -8,9 +8,10 @@ import { Mind } from "./mind.js";
 import { Overview } from "./overview.js";
 import { Player } from "./player.js";
 import { readHash, replayHash, sessionHash } from "./router.js";
+import { Rooms } from "./rooms.js";
 import { SessionList } from "./sessions.js";
-import { SessionWatch } from "./watch.js";
 import { initTheme } from "./theme.js";
+import { SessionWatch } from "./watch.js";
 
 const COMMAND = "gymcast train archers";
 
@@ -32,15 +33,7 @@ function initDrawer() {
 }
 
 function initEmpty() {
-  byId("empty-copy").addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(COMMAND);
-      notice("copy", "Copied.", "info");
-    } catch (refused) {
-      if (!(refused instanceof DOMException || refused instanceof TypeError)) throw refused;
-      notice("copy", "The browser does not allow copying here; please select the text.", "warning");
-    }
-  });
+  byId("empty-copy").addEventListener("click", () => copyText(COMMAND));
 }
 
 class Page {
@@ -55,6 +48,7 @@ class Page {
       moment: (footage, t) => footage && this.#considered(footage, t),
       link: (replay, t) => replayHash(this.watch.id, replay, t),
     });
+    this.rooms = new Rooms(this);
     this.list = new SessionList((sessions) => this.#listed(sessions));
     addEventListener("hashchange", () => this.route());
     this.list.start();
@@ -63,7 +57,9 @@ class Page {
 
   /** Shows what the address names; without a session, the newest one as soon as the list is there. */
   route() {
-    const { session, replay, t } = readHash();
+    const { session, replay, t, room, open } = readHash();
+    byId("join").hidden = true;
+    if (!session && this.rooms.show(room, open)) return;
     if (!session) {
       this.#listed(this.list.all());
       return;
@@ -73,6 +69,21 @@ class Page {
       this.player.follow = false;
       this.player.open(replay, { t: t ?? 0, play: t === null });
     }
+  }
+
+  /** Shows anew what the address names, to a visitor who is somebody else from now on. */
+  restart() {
+    this.close();
+    this.list.poll();
+    this.route();
+  }
+
+  /** Shows no session any more. */
+  close() {
+    this.watch?.close();
+    this.watch = null;
+    byId("session").hidden = true;
+    byId("empty").hidden = true;
   }
 
   #considered(footage, t) {
@@ -93,12 +104,11 @@ class Page {
   }
 
   #listed(sessions) {
-    if (readHash().session) return;
+    if (readHash().session || readHash().room) return;
     if (sessions.length) {
       location.replace(sessionHash(sessions[0].session_id));
     } else {
-      this.watch?.close();
-      this.watch = null;
+      this.close();
       this.showEmpty("No training yet", "Start one in a terminal. It shows up here by itself.", true);
     }
   }

@@ -4,6 +4,7 @@ import { ApiError, getJson, paths } from "./api.js";
 import { byId, clearNotice, make, notice, setText } from "./dom.js";
 import { ago, moment, percent, short, words } from "./format.js";
 import { sessionHash } from "./router.js";
+import { guestRoom } from "./signin.js";
 
 const POLL_MS = 2500;
 
@@ -69,6 +70,12 @@ export class SessionList {
 
   async poll() {
     if (this.polling) return; // such as while the visitor signs in
+    if (guestRoom() !== null) {
+      // The guest of a room sees its session only.
+      [this.sessions, this.older, this.cursor] = [[], [], null];
+      this.render();
+      return;
+    }
     this.polling = true;
     try {
       const page = await getJson(paths.sessions());

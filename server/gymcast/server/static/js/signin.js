@@ -15,10 +15,25 @@ try {
 /** The token that requests carry; null on a server that asks for none. */
 export const heldToken = () => token;
 
-function keep(value) {
+/** Code of the room whose guest the visitor is; null for everybody else. */
+export function guestRoom() {
+  const claims = /^[^.]+\.([^.]+)\./.exec(token ?? "")?.[1];
+  if (!claims) return null;
+  try {
+    return JSON.parse(atob(claims.replaceAll("-", "+").replaceAll("_", "/"))).room ?? null;
+  } catch (failure) {
+    // Something that is no token; the server says so.
+    if (failure instanceof SyntaxError || failure instanceof DOMException) return null;
+    throw failure;
+  }
+}
+
+/** Use another token from now on; null for none. */
+export function keep(value) {
   token = value;
   try {
-    sessionStorage.setItem(KEY, value);
+    if (value === null) sessionStorage.removeItem(KEY);
+    else sessionStorage.setItem(KEY, value);
   } catch (refused) {
     if (!(refused instanceof DOMException)) throw refused;
   }

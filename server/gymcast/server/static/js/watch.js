@@ -8,6 +8,7 @@ import { byId, clearNotice, notice, setText } from "./dom.js";
 import { LiveLink } from "./live.js";
 import { bucket, reading, Series } from "./series.js";
 import { FINAL } from "./sessions.js";
+import { guestRoom } from "./signin.js";
 import { showCheckpoints, showEvaluations } from "./tables.js";
 
 const HISTORY_POINTS = 800;
@@ -78,7 +79,8 @@ export class SessionWatch {
       if (failure.name === "AbortError") return null;
       if (!(failure instanceof ApiError)) throw failure;
       if (key === "session" && failure.status === 404) {
-        this.page.showEmpty("No such session", "It may have been deleted, or the link is not complete. Choose another one from the list.");
+        if (guestRoom() !== null) this.page.showEmpty("This room has ended", "Or it is not for this session. Leave the room to see what else there is.");
+        else this.page.showEmpty("No such session", "It may have been deleted, or the link is not complete. Choose another one from the list.");
       } else {
         notice(key, `${what} ${failure.message}`);
         if (key === "session") this.patience = setTimeout(() => this.#start(), 3000);
