@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+from pydantic import ValidationError
 
-from gymcast.server import RunningServer, ServerConfig, ServerConfigError, create_app, running_server
+from gymcast.server import (
+    DatabaseConfig,
+    PerformanceConfig,
+    RedisConfig,
+    RunningServer,
+    SecurityConfig,
+    ServerConfig,
+    ServerConfigError,
+    ServerConfiguration,
+    create_app,
+    running_server,
+)
 
 from .conftest import NewSession, expect_problem, external, server_config
 
@@ -109,6 +122,7 @@ async def test_page_has_a_strict_policy_and_is_checked_each_time(client: aiohttp
     assert "<script>" not in page and "onclick" not in page
     async with client.get("/health") as answer:
         assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Server"] == "gymcast"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
@@ -125,6 +139,27 @@ def test_other_addresses_need_secret_authentication_and_origins(host: str) -> No
     for name in good:
         with pytest.raises(ServerConfigError, match=name):
             create_app(ServerConfig(host=host, security={key: value for key, value in good.items() if key != name}))
+
+
+def production(secret: str) -> ServerConfiguration:
+    """The production configuration of the reference."""
+    return ServerConfiguration(
+        host="0.0.0.0",
+        port=8000,
+        debug=False,
+        database=DatabaseConfig(enabled=True, url="postgresql://user:pass@db:5432/training_metrics"),
+        redis=RedisConfig(enabled=True, host="redis", port=6379),
+        security=SecurityConfig(enable_auth=True, jwt_secret_key=secret, cors_origins=["https://yourdomain.com"]),
+        performance=PerformanceConfig(
+            max_connections_per_session=100, max_total_connections=1000, enable_rate_limiting=True
+        ),
+    )
+
+
+def test_the_production_configuration_works_with_a_secret_of_ones_own() -> None:
+    create_app(production(secrets.token_urlsafe(48)))
+    with pytest.raises(ValidationError, match="documentation's example"):
+        production("production-secret-key")
 
 
 def test_authentication_without_a_secret_is_refused_here_too() -> None:

@@ -132,6 +132,7 @@ def _allows(config: ServerConfig, request: web.Request, origin: str | None) -> b
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal handler: headers of every answer, errors included."""
     headers = response.headers
+    headers[hdrs.SERVER] = "gymcast"  # and not which versions of what
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None:
         headers.add(hdrs.VARY, "Origin")
