@@ -10,6 +10,7 @@ A number as the seed repeats what it found.
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -58,8 +59,20 @@ CONFIG = {
         {"include-operation-id": "report_events", "phases": {"coverage": {"enabled": EXAMPLES > 50}}},
     ],
 }
+
+
+def short_document() -> dict[str, Any]:
+    """The document; the suite leaves out the camelCase spellings of a configuration, which double the cases."""
+    found = copy.deepcopy(document())
+    if EXAMPLES <= 50:
+        fields = found["components"]["schemas"]["TrainingConfig"]["properties"]
+        for name in [name for name, schema in fields.items() if "/properties/" in schema.get("$ref", "")]:
+            del fields[name]
+    return found
+
+
 # A WebSocket is not HTTP; tests/server/test_live.py has it.
-SCHEMA = schemathesis.openapi.from_dict(document(), config=schemathesis.Config.from_dict(CONFIG)).exclude(
+SCHEMA = schemathesis.openapi.from_dict(short_document(), config=schemathesis.Config.from_dict(CONFIG)).exclude(
     operation_id="watch_session"
 )
 
@@ -112,6 +125,8 @@ def sensible(case: schemathesis.Case) -> None:
     for one in body if isinstance(body, list) else [body]:
         if isinstance(one, dict):
             _sensible_report(one)
+            if not one.get("password_protected", True):  # a room without a password
+                one.pop("password", None)
             for event in one.get("events", ()):
                 _sensible_report(event["data"])
 

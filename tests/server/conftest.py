@@ -73,7 +73,7 @@ def external(**changes: Any) -> dict[str, Any]:
     return {**body, **changes}
 
 
-def metrics(episode: int = 100, **changes: Any) -> dict[str, Any]:
+def metrics(episode: float = 100, **changes: Any) -> dict[str, Any]:
     """A training_metrics reading."""
     return {**METRICS, "episode": episode, **changes}
 

@@ -433,6 +433,42 @@ class EnvOption(Answer):
     choices: list[Any]
 
 
+class DiscreteSpace(Answer):
+    """One of `n` values."""
+
+    kind: Literal["Discrete"]
+    shape: list[int]
+    n: int
+
+
+class MultiDiscreteSpace(Answer):
+    """One of so many values for each group."""
+
+    kind: Literal["MultiDiscrete"]
+    shape: list[int]
+    nvec: list[int]
+
+
+class BoxSpace(Answer):
+    """An array of numbers."""
+
+    kind: Literal["Box"]
+    shape: list[int]
+    low: float = Field(description="lowest value of any element")
+    high: float = Field(description="highest value of any element")
+    dtype: str
+
+
+SpaceInfo = Annotated[DiscreteSpace | MultiDiscreteSpace | BoxSpace, Field(discriminator="kind")]
+
+
+class EnvSpaces(Answer):
+    """Spaces of a game for each choice of its option `action` or `observation`; `default` where it has none."""
+
+    actions: dict[str, SpaceInfo]
+    observations: dict[str, SpaceInfo]
+
+
 class EnvInfo(Answer):
     """A built-in game."""
 
@@ -440,11 +476,12 @@ class EnvInfo(Answer):
     name: str
     version: int
     title: str
-    tick_rate: int = Field(description="ticks per second of game time")
-    frame_skip_default: int = Field(description="ticks per decision")
+    tick_rate: int | None = Field(description="ticks per second of game time; null without")
+    frame_skip_default: int | None = Field(description="ticks per decision; null without")
     max_seats: int
     opponents: list[str]
     options: dict[str, EnvOption]
+    spaces: EnvSpaces
     action_labels: list[tuple[str, list[str]]] = Field(description="groups of actions with their names")
 
 

@@ -143,7 +143,24 @@ def validate(model: type[M], value: Any, prefix: str = "") -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise from_validation(error, prefix) from None
+        found = error
+    if any(item["type"] == "int_type" and whole(item["input"]) is not item["input"] for item in found.errors()):
+        try:
+            return model.model_validate(_whole_numbers(value))
+        except ValidationError as error:
+            found = error
+    raise from_validation(found, prefix)
+
+
+def whole(value: Any) -> Any:
+    """In JSON 5.0 is the integer 5, and languages without integers write it so: such a float as an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT else value
+
+
+def _whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _whole_numbers(item) for name, item in value.items()}
+    return [_whole_numbers(item) for item in value] if isinstance(value, list) else whole(value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,12 +182,11 @@ def _bounded_int(text: str) -> int:
     return int(text)
 
 
-def _finite(text: str) -> float | int:
+def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise invalid("", "finite_number", f"{text[:40]} is out of range of a 64-bit float")
-    # In JSON 5.0 is the integer 5; languages without integers write it so.
-    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
+    return value
 
 
 def _too_deep() -> Problem:
@@ -240,15 +256,17 @@ def etag(session: dict[str, Any]) -> str:
     return f'"{session["version"]}"'
 
 
-def if_match(request: web.Request) -> int | None:
-    """The version that ``If-Match`` asks for; ``None`` without one or for ``*``."""
-    text = request.headers.get(hdrs.IF_MATCH)
-    if text is None or text.strip() == "*":
+def if_match(request: web.Request) -> tuple[int, ...] | None:
+    """The versions that ``If-Match`` names, at least one; ``None`` without the header or for ``*``."""
+    given = request.headers.getall(hdrs.IF_MATCH, [])
+    tags = [tag.strip() for part in given for tag in part.split(",") if tag.strip()]
+    if not given or tags == ["*"]:
         return None
-    match = re.fullmatch(r'\s*"(\d{1,18})"\s*', text)
-    if match is None:
+    # A weak tag (W/"7") never matches here, as RFC 9110 has it.
+    versions = tuple(int(tag[1:-1]) for tag in tags if re.fullmatch(r'"\d{1,18}"', tag))
+    if not versions:
         raise Problem("version-mismatch", 'If-Match has to be the ETag of the session, such as "7".')
-    return int(match[1])
+    return versions
 
 
 def session_id_of(request: web.Request) -> str:

@@ -25,6 +25,7 @@ from .common import (
     read_body,
     read_json,
     session_id_of,
+    whole,
 )
 from .queries import LogsQuery, PageQuery, SessionsQuery
 
@@ -43,6 +44,7 @@ async def create(request: web.Request) -> web.Response:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise invalid("", "dict_type", "expected an object")
+    value = {name: whole(item) for name, item in value.items()}
     if "config" in value:
         require(request[PRINCIPAL], "control")
     key = request.headers.get("Idempotency-Key")
@@ -50,6 +52,8 @@ async def create(request: web.Request) -> web.Response:
         return _created(services, await _create(services, value))
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise invalid("Idempotency-Key", "header", "expected 1 to 255 printable ASCII characters")
+    # Of one caller: nobody is to get at a session of somebody else by the same key.
+    key = hashlib.sha256(f"{request[PRINCIPAL].subject}\n{key}".encode()).hexdigest()
     known = await services.storage.claim_key(key, hashlib.sha256(body).hexdigest())
     if known is not None:
         return _created(services, await services.api.get_training_session(known))
@@ -128,9 +132,11 @@ async def update(request: web.Request) -> web.Response:
     """
     services = request.app[SERVICES]
     value = await read_json(request)
+    if isinstance(value, dict):
+        value = {name: whole(item) for name, item in value.items()}
     try:
         session = await services.api.update_training_session(
-            session_id_of(request), value, expected_version=if_match(request)
+            session_id_of(request), value, expected_version=await _expected(request)
         )
     except ValidationError as error:
         raise from_validation(error) from None
@@ -170,8 +176,19 @@ async def delete(request: web.Request) -> web.Response:
     Everything stored for it goes with it. A managed session has to have ended.
     """
     services = request.app[SERVICES]
-    await services.api.delete_training_session(session_id_of(request), expected_version=if_match(request))
+    await services.api.delete_training_session(session_id_of(request), expected_version=await _expected(request))
     return web.Response(status=204)
+
+
+async def _expected(request: web.Request) -> int | None:
+    """The version that ``If-Match`` asks for; ``None`` without one. Raises :class:`Problem` when it has another."""
+    versions = if_match(request)
+    if versions is None or len(versions) == 1:
+        return None if versions is None else versions[0]
+    version: int = (await request.app[SERVICES].api.get_training_session(session_id_of(request)))["version"]
+    if version not in versions:
+        raise Problem("version-mismatch", f"The session is at version {version}, which If-Match does not name.")
+    return version
 
 
 async def queue(request: web.Request) -> web.Response:

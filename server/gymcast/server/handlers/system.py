@@ -10,6 +10,7 @@ from typing import Any, Final
 import psutil
 from aiohttp import web
 
+from gymcast.server.games import games
 from gymcast.server.problems import PROBLEM_TYPES, Problem
 from gymcast.training.storage import ACTIVE, StorageError
 
@@ -80,7 +81,7 @@ async def system_status(request: web.Request) -> web.Response:
 
 async def envs(_request: web.Request) -> web.Response:
     """List the built-in games."""
-    return answer({"envs": await asyncio.to_thread(_games)})
+    return answer({"envs": await asyncio.to_thread(games)})
 
 
 async def env(request: web.Request) -> web.Response:
@@ -89,34 +90,10 @@ async def env(request: web.Request) -> web.Response:
     By its id or its short name.
     """
     wanted = request.match_info["env_id"]
-    for game in await asyncio.to_thread(_games):
+    for game in await asyncio.to_thread(games):
         if wanted in (game["id"], game["name"]):
             return answer(game)
     raise Problem("not-found", f"There is no built-in game {wanted!r}; GET /api/envs lists them.")
-
-
-def _games() -> list[dict[str, Any]]:
-    # Loaded on first use: the games bring their compiled kernels along.
-    from gymcast.envs import GAMES
-
-    return [
-        {
-            "id": game.id,
-            "name": game.name,
-            "version": game.version,
-            "title": game.title,
-            "tick_rate": game.tick_rate,
-            "frame_skip_default": game.frame_skip_default,
-            "max_seats": game.max_seats,
-            "opponents": list(game.opponents),
-            "options": {
-                name: {"default": option.default, "help": option.help, "choices": option.choices}
-                for name, option in game.options.items()
-            },
-            "action_labels": [[group, list(labels)] for group, labels in game.action_labels],
-        }
-        for game in GAMES.values()
-    ]
 
 
 async def problem(request: web.Request) -> web.Response:
