@@ -134,7 +134,13 @@ async def test_metrics_take_one_or_a_list(client: aiohttp.ClientSession, new_ses
     one = f"{SESSIONS}/{await new_session()}"
     async with client.post(f"{one}/metrics", json=metrics(1)) as answer:
         assert answer.status == 201
-        assert await answer.json() == {"accepted": 1, "duplicates": 0, "last_seq": 1, "desired": "running"}
+        assert await answer.json() == {
+            "accepted": 1,
+            "duplicates": 0,
+            "last_seq": 1,
+            "desired": "running",
+            "watchers": 0,
+        }
     readings = [metrics(number, timestamp=f"2026-01-01T12:00:{number:02}Z") for number in range(2, 12)]
     async with client.post(f"{one}/metrics", json=readings) as answer:
         assert (await answer.json())["accepted"] == 10
@@ -216,12 +222,24 @@ async def test_events_report_everything_and_carry_the_wish_back(
     ]
     async with client.post(f"{one}/events", json={"producer": "w1", "events": events}) as answer:
         assert answer.status == 201, await answer.text()
-        assert await answer.json() == {"accepted": 5, "duplicates": 0, "last_seq": 5, "desired": "running"}
+        assert await answer.json() == {
+            "accepted": 5,
+            "duplicates": 0,
+            "last_seq": 5,
+            "desired": "running",
+            "watchers": 0,
+        }
     async with client.post(f"{one}/stop") as answer:
         assert (await answer.json())["desired"] == "stopping"
     async with client.post(f"{one}/events", json={"producer": "w1", "events": []}) as answer:
         assert answer.status == 200
-        assert await answer.json() == {"accepted": 0, "duplicates": 0, "last_seq": 5, "desired": "stopping"}
+        assert await answer.json() == {
+            "accepted": 0,
+            "duplicates": 0,
+            "last_seq": 5,
+            "desired": "stopping",
+            "watchers": 0,
+        }
     async with client.get(one) as answer:
         info = await answer.json()
     assert (info["phase"], info["timesteps"], info["total_timesteps"]) == ("evaluating", 9, 90)
