@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy.engine import make_url
 
@@ -49,6 +49,10 @@ def short(steps: int = 2048, lanes: int = 2, **more: object) -> TrainingConfig:
     )
 
 
+# Two seconds of training at a pace that leaves the processor to others; the pace does not change what is learnt.
+PACED = short(3000, speed_multiplier=15)
+
+
 async def settled(
     manager: SessionManager, session_id: str, wanted: Callable[[SessionRecord], bool], seconds: float = 60.0
 ) -> SessionRecord:
@@ -81,8 +85,11 @@ async def seen(storage: Storage, session_id: str, wanted: Callable[[SessionRecor
 class Keeper:
     """A manager in a process of its own (keeper.py), to be killed."""
 
+    running: ClassVar[set[Keeper]] = set()
+
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
+        Keeper.running.add(self)
 
     @classmethod
     async def start(
@@ -112,11 +119,13 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
+        Keeper.running.discard(self)
 
     async def finish(self, seconds: float = 120.0) -> None:
         """Wait until everything has been trained."""
         async with asyncio.timeout(seconds):
             assert await self.process.wait() == 0
+        Keeper.running.discard(self)
 
 
 def weights(run_dir: Path) -> str:
@@ -129,6 +138,11 @@ def weights(run_dir: Path) -> str:
 def run_dir_of(record: SessionRecord) -> Path:
     """Where a session is trained."""
     return Path((record.resources or {})["run_dir"])
+
+
+async def statuses(storage: Storage, session_id: str) -> list[str]:
+    """Every status a session has had."""
+    return [move["to_status"] for move in await storage.transitions(session_id)]
 
 
 async def records(url: str) -> list[SessionRecord]:

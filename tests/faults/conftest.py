@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -14,11 +15,15 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from gymcast.training.sessions import SessionManager
+
+from ..managed import PACED, Keeper, run_dir_of, weights
 
 # Processes inherit a signal that is ignored, as it is under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -149,3 +154,26 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights that the sessions of ``PACED`` come to when nobody disturbs them."""
+
+    async def run() -> str:
+        async with SessionManager(runs_dir=tmp_path_factory.mktemp("undisturbed")) as manager, asyncio.timeout(120):
+            ended = await manager.wait(
+                await manager.create_session(PACED.model_copy(update={"speed_multiplier": None}))
+            )
+        assert ended.status == "completed"
+        return weights(run_dir_of(ended))
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+async def no_keeper_left() -> AsyncIterator[None]:
+    """One failed test must not disturb the next."""
+    yield
+    for keeper in list(Keeper.running):
+        await keeper.kill()

@@ -19,6 +19,7 @@ from gymcast.training.sessions import SessionManager, TrainingSession
 from gymcast.training.storage import SessionRecord, Storage
 
 from ..managed import (
+    PACED,
     Keeper,
     check_rows,
     endless,
@@ -28,30 +29,10 @@ from ..managed import (
     seen,
     settled,
     short,
+    statuses,
     until,
     weights,
 )
-
-# Two seconds of training at a pace that leaves the processor to others; the pace does not change what is learnt.
-PACED = short(3000, speed_multiplier=15)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights that ``PACED`` comes to when nobody disturbs it."""
-
-    async def run() -> str:
-        async with SessionManager(runs_dir=tmp_path_factory.mktemp("undisturbed")) as manager, asyncio.timeout(120):
-            ended = await manager.wait(await manager.create_session(short(3000)))
-        assert ended.status == "completed"
-        return weights(run_dir_of(ended))
-
-    return asyncio.run(run())
-
-
-async def statuses(storage: Storage, session_id: str) -> list[str]:
-    """Every status a session has had."""
-    return [move["to_status"] for move in await storage.transitions(session_id)]
 
 
 async def test_a_manager_killed_five_times_loses_and_doubles_nothing(
