@@ -76,7 +76,7 @@ async def steadily(publish: Publish, hz: float, size: int, seconds: float) -> No
         publish(size)
 
 
-async def gymcast(clients: int, database: str) -> None:
+async def gymcast(clients: int, sessions: int, database: str) -> None:
     """The server as it is, with room for the clients."""
     from gymcast.server import ServerConfig, running_server
 
@@ -88,8 +88,9 @@ async def gymcast(clients: int, database: str) -> None:
             max_total_connections=clients + 10,
         )
         async with running_server(config) as server:
-            session = await server.storage.create_session(kind="external", algorithm="PPO", enable_spectators=True)
-            said = {"port": server.port, "path": f"/ws/{session.session_id}", "session": session.session_id}
+            made = [await server.storage.create_session(kind="external", algorithm="PPO") for _ in range(sessions)]
+            session, names = made[0], [record.session_id for record in made]
+            said = {"port": server.port, "path": f"/ws/{names[0]}", "sessions": names}
             print(json.dumps(said), flush=True)
             numbers = iter(range(1, 1 << 60))
             await orders(lambda _: server.hub.publish(session.session_id, "training_metrics", reading(next(numbers))))
@@ -147,9 +148,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("gymcast", "raw", "empty"))
     parser.add_argument("--clients", type=int, default=1000)
+    parser.add_argument("--sessions", type=int, default=1, help="how many to make; the first is the one watched")
     parser.add_argument("--database", default="", help="URL; default: a SQLite file in a new folder")
     options = parser.parse_args()
-    kinds = {"gymcast": lambda: gymcast(options.clients, options.database), "raw": raw, "empty": empty}
+    kinds = {
+        "gymcast": lambda: gymcast(options.clients, options.sessions, options.database),
+        "raw": raw,
+        "empty": empty,
+    }
     asyncio.run(kinds[options.kind]())
 
 

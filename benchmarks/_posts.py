@@ -10,38 +10,48 @@ from typing import Any
 from _processes import Process
 
 
-async def _post(port: int, path: str, bodies: list[bytes]) -> None:
+async def _send(port: int, method: str, path: str, bodies: list[bytes]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for body in bodies:
         writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         answer = await reader.readexactly(length)
-        if not head.startswith(b"HTTP/1.1 201"):
+        if head[:12] not in (b"HTTP/1.1 200", b"HTTP/1.1 201"):
             raise SystemExit(f"{head.decode()}{answer.decode()}")
     writer.close()
 
 
-async def _posts(port: int, path: str, work: list[list[bytes]]) -> None:
-    await asyncio.gather(*(_post(port, path, bodies) for bodies in work))
+async def _all(port: int, calls: list[tuple[str, str]], bodies: list[bytes]) -> None:
+    await asyncio.gather(*(_send(port, method, path, bodies) for method, path in calls))
 
 
 def measure(kind: str, database: str, connections: int, requests: int, body: Any) -> tuple[float, float]:
     """``(requests per second, CPU microseconds of the server per request)`` of a server of its own.
 
-    Each of the ``connections`` sends ``body`` ``requests`` times, after a tenth of that to warm up.
+    Each of the ``connections`` sends ``body`` ``requests`` times, after a tenth of that to warm up. ``kind`` is
+    ``empty`` (an aiohttp handler), ``health`` (the server's own way to say that it is there) or ``metrics`` (readings,
+    each connection to a session of its own).
     """
-    server = Process("_broadcasters.py", kind, "--database", database)
+    server = Process(
+        "_broadcasters.py",
+        "empty" if kind == "empty" else "gymcast",
+        *("--database", database, "--sessions", str(connections)),
+    )
     found = json.loads(server.answer())
-    path = "/" if kind == "empty" else f"/api/training/sessions/{found['session']}/metrics"
-    data = json.dumps(body).encode()
-    asyncio.run(_posts(found["port"], path, [[data] * (requests // 10 + 1)] * connections))
+    calls = {
+        "empty": [("POST", "/")] * connections,
+        "health": [("GET", "/health/live")] * connections,
+        "metrics": [("POST", f"/api/training/sessions/{name}/metrics") for name in found.get("sessions", ())],
+    }[kind]
+    data = b"" if kind == "health" else json.dumps(body).encode()
+    asyncio.run(_all(found["port"], calls, [data] * (requests // 10 + 1)))
     cpu, begun = server.cpu(), time.perf_counter()
-    asyncio.run(_posts(found["port"], path, [[data] * requests] * connections))
+    asyncio.run(_all(found["port"], calls, [data] * requests))
     used, took = server.cpu() - cpu, time.perf_counter() - begun
     server.end()
     return connections * requests / took, used / (connections * requests) * 1e6

@@ -63,7 +63,7 @@ def watched(kind: str, options: argparse.Namespace, size: int = 0, *, stalled: b
     clients.say("go")
     cpu, begun = server.cpu(), time.monotonic()
     if kind == "ingest":
-        producer = threading.Thread(target=produce, args=(found["port"], found["session"], options.hz, seconds))
+        producer = threading.Thread(target=produce, args=(found["port"], found["sessions"][0], options.hz, seconds))
         producer.start()
         producer.join()
     else:

@@ -3,9 +3,12 @@
     python benchmarks/ingest.py                                       SQLite in a temporary folder
     python benchmarks/ingest.py --database postgresql://postgres@127.0.0.1/empty_database
 
-Every figure is the median of ``--repeats``. Readings have 14 numbers each and are validated models already, as they are
-when a request has been parsed; "committed" means on disk. Bulk: ``--producers`` sessions, batches of 500, the writer
-never idle. One by one: each waits for its commit before the next. The history is 1,000 buckets over ``--rows`` readings
+    python benchmarks/ingest.py --only http                           a whole server, asked over kept-alive connections
+
+Every figure is the median of ``--repeats``. Over HTTP: the server is a process of its own, and its processor time is
+what counts; a handler that does nothing is measured in turn with it. In process: readings are validated models already,
+as they are when a request has been parsed. A reading has 14 numbers; "committed" means on disk. Bulk:
+``--producers`` sessions, batches of 500, the writer never idle. One by one: each waits for its commit before the next. The history is 1,000 buckets over ``--rows`` readings
 of one session, one a second.
 """
 
@@ -16,14 +19,18 @@ import asyncio
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from _common import machine, median, table
+from _common import interleave, machine, median, table
+from _posts import measure
 from gymcast.training.events import Event, TrainingMetricsData
 from gymcast.training.storage import HistoryRange, Storage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = 500
+NUMBERS = 14
 
 
 def reading(number: int) -> TrainingMetricsData:
@@ -84,7 +91,7 @@ async def histories(storage: Storage, rows: int, repeats: int) -> list[float]:
     return took[1:]  # the first one fills the caches
 
 
-async def measure(url: str, arguments: argparse.Namespace) -> None:
+async def in_process(url: str, arguments: argparse.Namespace) -> None:
     async with await Storage.open(url) as storage:
         fast = [await rate(storage, arguments.producers, arguments.batches, BATCH) for _ in range(arguments.repeats)]
         slow = {n: [await rate(storage, n, 200, 1) for _ in range(arguments.repeats)] for n in (1, 50)}
@@ -96,6 +103,36 @@ async def measure(url: str, arguments: argparse.Namespace) -> None:
     print(table(["measure", "median"], rows))
 
 
+def over_http(database: str, repeats: int) -> None:
+    """What reports cost a whole server, beside a handler that does nothing."""
+    one = reading(1).to_json()
+    rows = []
+    for connections, requests in ((1, 300), (50, 40)):
+        kinds = ("empty", "health", "metrics")
+        found = interleave({kind: partial(_cpu, kind, database, connections, requests, one) for kind in kinds}, repeats)
+        for kind in kinds:
+            ratios = [mine / alone for mine, alone in zip(found[kind], found["empty"], strict=True)]
+            rows.append([_KINDS[kind], str(connections), f"{median(found[kind]):.0f}", f"{median(ratios):.1f}"])
+    print(table(["request", "connections", "CPU µs each", "of an empty handler"], rows))
+    bulk = [measure("metrics", database, 4, 15, [one] * BATCH) for _ in range(repeats)]
+    rate, cpu = median([run[0] for run in bulk]) * BATCH, median([run[1] for run in bulk]) / BATCH
+    print(
+        f"POSTs of {BATCH} readings from 4 producers: {rate:,.0f} readings/s, {rate * NUMBERS:,.0f} metrics/s,"
+        f" {cpu:.0f} CPU µs a reading"
+    )
+
+
+def _cpu(kind: str, database: str, connections: int, requests: int, body: dict[str, Any]) -> float:
+    return measure(kind, database, connections, requests, body)[1]
+
+
+_KINDS = {
+    "empty": "POST to an empty aiohttp handler",
+    "health": "GET /health/live of the server",
+    "metrics": "POST of one reading, committed",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", help="URL of an empty database; default: a SQLite file in a temporary folder")
@@ -103,13 +140,18 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50, help="of 500 readings, for each producer")
     parser.add_argument("--rows", type=int, default=1_000_000, help="readings of the long history; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=("storage", "http"))
     arguments = parser.parse_args()
     print(machine())
+    if arguments.only != "storage":
+        over_http(arguments.database or "", arguments.repeats)
+    if arguments.only == "http":
+        return
     if arguments.database is not None:
-        asyncio.run(measure(arguments.database, arguments))
+        asyncio.run(in_process(arguments.database, arguments))
         return
     with tempfile.TemporaryDirectory(prefix="gymcast-bench-") as folder:
-        asyncio.run(measure(f"sqlite:///{Path(folder) / 'bench.db'}", arguments))
+        asyncio.run(in_process(f"sqlite:///{Path(folder) / 'bench.db'}", arguments))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ async def handshake(server: RunningServer, session_id: str, *, receive_buffer: i
 
 
 async def read_to_end(raw: socket.socket) -> bytes:
-    """Everything that still comes until the server has closed or cut the connection."""
+    """Everything that still comes until the server has closed or reset the connection."""
     loop = asyncio.get_running_loop()
     data = b""
     async with asyncio.timeout(10):

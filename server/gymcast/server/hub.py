@@ -375,7 +375,8 @@ class Hub:
                 if client.sink is None:
                     continue
                 if client.asked is not None:
-                    if now + step - client.asked > self.heartbeat / 2:
+                    # Early enough that it is cut off, a second after this, when its time is over.
+                    if now + 2 * step - client.asked > self.heartbeat / 2:
                         self._close(client, CLOSE_SLOW, "no answer to a ping")
                 elif now + step - client.heard > self.heartbeat:
                     client.asked = now

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -71,7 +72,15 @@ class SocketSink:
         """Send a close frame; a peer that does not answer it soon is cut off."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._ws.close(code=code, message=reason.encode(), drain=False))
-            asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self._transport.abort)
+            asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        raw = self._transport.get_extra_info("socket")
+        if raw is not None:
+            # Reset, so that the kernel does not go on offering a peer that reads nothing what it holds for it.
+            with contextlib.suppress(OSError):  # closed by now
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
 
     async def closed(self) -> None:
         """Wait for a close that was begun here."""
