@@ -5,8 +5,8 @@
     python benchmarks/_broadcasters.py empty                    an aiohttp handler that reads a body and answers 201
 
 Each prints one line of JSON with its port and path, and obeys lines on its input: ``publish HZ BYTES SECONDS`` sends
-readings by itself (the raw one makes them ``BYTES`` long), ``memory`` collects garbage and prints the resident memory
-in bytes, the end of the input ends the process.
+readings by itself (the raw one makes them ``BYTES`` long), ``connections`` prints how many viewers the server has,
+``memory`` collects garbage and prints the resident memory in bytes, the end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 from aiohttp import web
 
-Publish = Callable[[int], None]
+Publish = Callable[[int], object]
 """Sends one reading; takes its size in bytes."""
 
 
@@ -51,7 +51,7 @@ def reading(number: int) -> dict[str, Any]:
     }
 
 
-async def orders(publish: Publish) -> None:
+async def orders(publish: Publish, connections: Callable[[], int] = lambda: 0) -> None:
     """Do what the lines of the input say."""
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader()
@@ -61,6 +61,8 @@ async def orders(publish: Publish) -> None:
         if line[0] == b"memory":
             gc.collect()
             print(json.dumps(psutil.Process().memory_info().rss), flush=True)
+        elif line[0] == b"connections":
+            print(connections(), flush=True)
         elif line[0] == b"publish":
             task = loop.create_task(steadily(publish, float(line[1]), int(line[2]), float(line[3])))
             running.add(task)
@@ -93,7 +95,10 @@ async def gymcast(clients: int, sessions: int, database: str) -> None:
             said = {"port": server.port, "path": f"/ws/{names[0]}", "sessions": names}
             print(json.dumps(said), flush=True)
             numbers = iter(range(1, 1 << 60))
-            await orders(lambda _: server.hub.publish(session.session_id, "training_metrics", reading(next(numbers))))
+            await orders(
+                lambda _: server.hub.publish(session.session_id, "training_metrics", reading(next(numbers))),
+                lambda: server.hub.connections,
+            )
 
 
 async def raw() -> None:

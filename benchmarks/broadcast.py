@@ -2,6 +2,7 @@
 
     python benchmarks/broadcast.py                   1,000 clients, 10 readings/s, 15 s each, three times in turn
     python benchmarks/broadcast.py --only stalled    one client more that never reads, 40 s
+    python benchmarks/broadcast.py --only training   samples/s of a training with the clients and without
 
 The server, the clients (``_spectators.py``) and the producer are processes of their own. ``ingest`` POSTs each reading
 to the server as a training does: it is checked, committed to SQLite, then sent. ``direct`` publishes in the server's
@@ -24,6 +25,7 @@ from typing import Any, Final
 from _broadcasters import reading
 from _common import machine, median, table
 from _processes import Process
+from _training import Watched, train
 
 Run = dict[str, Any]
 
@@ -62,10 +64,14 @@ def watched(kind: str, options: argparse.Namespace, size: int = 0, *, stalled: b
     seconds = options.stall_seconds if stalled else options.seconds
     clients.say("go")
     cpu, begun = server.cpu(), time.monotonic()
+    cut_off: float | None = None
     if kind == "ingest":
         producer = threading.Thread(target=produce, args=(found["port"], found["sessions"][0], options.hz, seconds))
         producer.start()
-        producer.join()
+        while producer.is_alive():
+            producer.join(0.5)
+            if stalled and cut_off is None and server.ask("connections") == options.clients:
+                cut_off = time.monotonic() - begun
     else:
         server.say(f"publish {options.hz} {size} {seconds}")
         time.sleep(seconds)
@@ -73,6 +79,7 @@ def watched(kind: str, options: argparse.Namespace, size: int = 0, *, stalled: b
     used, wall = server.cpu() - cpu, time.monotonic() - begun
     run: Run = clients.ask("stop")
     run |= {"cpu_share": used / wall, "cpu_us": used / max(1, run["messages"]) * 1e6}
+    run["cut_off"] = cut_off
     run |= {"per_connection": (connected - before) / options.clients, "load": os.getloadavg()[0]}
     run |= {"grown": server.ask("memory") - connected, "expected": int(options.hz * seconds) * options.clients}
     clients.end()
@@ -140,14 +147,45 @@ def one_stalled(options: argparse.Namespace) -> None:
     )
 
 
+def beside_training(options: argparse.Namespace) -> None:
+    """What the spectators take from a training."""
+    runs: dict[int, list[Watched]] = {0: [], options.clients: []}
+    for _ in range(options.repeats):
+        for clients, found in runs.items():
+            found.append(train(options.env, options.train_seconds, clients))
+    alone = runs[0]
+    rows = [
+        [
+            f"{clients:,}",
+            f"{median([run.samples for run in found]):,.0f}",
+            f"{median([run.samples / one.samples for run, one in zip(found, alone, strict=True)]):.3f}",
+            f"{median([run.samples_cpu for run in found]):,.0f}",
+            f"{median([run.samples_cpu / one.samples_cpu for run, one in zip(found, alone, strict=True)]):.3f}",
+            f"{median([float(run.delivered) for run in found]):,.0f}",
+        ]
+        for clients, found in runs.items()
+    ]
+    head = [
+        "clients",
+        "samples/s",
+        "of nobody's",
+        "samples per CPU s of the trainer",
+        "of nobody's",
+        "messages delivered",
+    ]
+    print(table(head, rows))
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("fan-out", "stalled"))
+    parser.add_argument("--only", choices=("fan-out", "stalled", "training"))
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--hz", type=float, default=10.0, help="readings a second")
     parser.add_argument("--seconds", type=float, default=15.0, help="length of each run")
     parser.add_argument("--stall-seconds", type=float, default=40.0, help="length of the run with a stalled client")
+    parser.add_argument("--env", default="CartPole-v1", help="what is trained")
+    parser.add_argument("--train-seconds", type=float, default=30.0, help="length of each training")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(machine())
@@ -155,6 +193,8 @@ def main() -> None:
         fan_out(options)
     if options.only in (None, "stalled"):
         one_stalled(options)
+    if options.only == "training":
+        beside_training(options)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 
 Every figure is the median of ``--repeats``. Over HTTP: the server is a process of its own, and its processor time is
 what counts; a handler that does nothing is measured in turn with it. In process: readings are validated models already,
-as they are when a request has been parsed. A reading has 14 numbers; "committed" means on disk. Bulk:
-``--producers`` sessions, batches of 500, the writer never idle. One by one: each waits for its commit before the next. The history is 1,000 buckets over ``--rows`` readings
-of one session, one a second.
+as they are when a request has been parsed. A reading has 14 numbers; "committed" means on disk. Bulk: ``--producers``
+sessions, batches of 500, the writer never idle. One by one: each waits for its commit before the next. The history is
+1,000 buckets over ``--rows`` readings of one session, one a second.
 """
 
 from __future__ import annotations

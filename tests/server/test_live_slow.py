@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import aiohttp
 import pytest
@@ -100,7 +101,9 @@ async def test_peer_that_never_reads_is_cut_off(
         sink = viewer.sink
         assert sink is not None
         await until(lambda: not sink.backlog())
-        # Its connection is gone although it has read nothing: what was kept for it, the reason included, went with it.
+        # Its connection is gone although it has read nothing: what was kept for it, the reason included, went with it,
+        # and the kernel was told to forget it, too.
+        await until(lambda: raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 7)  # TCP_CLOSE
         assert b"reading too slowly" not in await read_to_end(raw)
 
 

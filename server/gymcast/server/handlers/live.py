@@ -39,6 +39,8 @@ from .queries import LiveQuery
 log = logging.getLogger(__name__)
 
 _CLOSE_GRACE_S: Final = 1.0
+# Longer, so that it is here that a peer is cut off which does not answer.
+_CLOSE_WAIT_S: Final = 5.0
 _RESUME_WAIT_S: Final = 5.0
 _SEND_BUFFER: Final = 64 << 10
 _TCP_USER_TIMEOUT_MS: Final = 15_000
@@ -113,7 +115,7 @@ async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
     services = request.app[SERVICES]
     client = await _admit(request, query, services)
     # Pings come from the hub, by one timer for all: one for each connection costs more than the messages do.
-    ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_GRACE_S)
+    ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_WAIT_S)
     sink = ends = None
     try:
         await ws.prepare(request)
