@@ -12,6 +12,7 @@ from gymcast.server import (
     cli_evaluate,
     cli_export,
     cli_replay,
+    cli_rooms,
     cli_serve,
     cli_sessions,
     cli_submit,
@@ -72,5 +73,7 @@ app.command("verify-speed", epilog=cli_verify_speed.EPILOG)(cli_verify_speed.ver
 app.add_typer(cli_replay.app, name="replay")
 cli_sessions.app.command("submit", epilog=cli_submit.EPILOG)(cli_submit.submit)
 app.add_typer(cli_sessions.app, name="sessions")
+app.add_typer(cli_rooms.app, name="rooms")
+app.command("ratings", epilog=cli_rooms.RATINGS_EPILOG)(cli_rooms.ratings)
 app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_envs.app, name="envs")

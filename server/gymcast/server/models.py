@@ -566,3 +566,37 @@ class JoinedRoom(Answer):
     expires_in: Annotated[int, Field(ge=0)] = Field(description="seconds the token is good for")
     session_id: str
     room: RoomInfo
+
+
+# Ratings
+
+
+class RatedPlayer(Answer):
+    """A bot or a scripted opponent; numbers of games are those the ladder is made of."""
+
+    kind: Literal["bot", "scripted"]
+    name: str = Field(description="a bot's training_session_id, or the name of the scripted opponent")
+    session_id: str | None = Field(description="session of a bot; null for a scripted opponent")
+    games: Count
+    wins: Count
+    losses: Count
+    draws: Count
+    rating: Number | None = Field(description="Elo points; null when no games connect it to the anchor")
+    ci_low: Number | None = Field(description="lower end of the 95 % interval")
+    ci_high: Number | None = Field(description="upper end of the 95 % interval")
+    standard_error: Number | None = Field(description="standard error, in points; 0 for the anchor")
+
+
+class Ladder(Answer):
+    """The players of one environment, best first."""
+
+    env_id: str
+    anchor: str = Field(description="the scripted opponent whose rating is fixed")
+    anchor_rating: Number
+    players: list[RatedPlayer]
+
+
+class Ladders(Answer):
+    """One ladder for each environment."""
+
+    ladders: list[Ladder]

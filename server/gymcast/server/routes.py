@@ -27,7 +27,7 @@ from gymcast.training.sessions.api import SessionUpdate
 
 from . import models, openapi
 from .auth import ROUTE_SCOPES
-from .handlers import history, live, pages, queries, reports, rooms, sessions, system, tickets
+from .handlers import history, live, pages, queries, ratings, reports, rooms, sessions, system, tickets
 from .handlers.common import CONFIG
 from .rooms import RoomWanted
 from .route import ETAG, IDEMPOTENCY_KEY, IF_MATCH, IF_NONE_MATCH, LOCATION, Media, Route, in_group
@@ -130,6 +130,8 @@ _SERVER_ROUTES: Final = in_group(
     Route("GET", "/api/envs", system.envs, "read", "list_envs",
           answers={200: models.EnvList}, links={"env_id": "$response.body#/envs/0/name"}),
     Route("GET", "/api/envs/{env_id:.+}", system.env, "read", "get_env", answers={200: models.EnvInfo}),
+    Route("GET", "/api/ratings", ratings.ratings, "read", "get_ratings",
+          query=queries.RatingsQuery, answers={200: models.Ladders}),
     Route("GET", "/problems", system.problems, None, "list_problems", answers={200: models.ProblemTypes}),
     Route("GET", "/problems/{slug}", system.problem, None, "get_problem", answers={200: models.ProblemType}),
 )

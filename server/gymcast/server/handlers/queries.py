@@ -119,6 +119,12 @@ class RoomsQuery(PageQuery):
     )
 
 
+class RatingsQuery(Query):
+    """Which ladders."""
+
+    env_id: Name | None = Field(default=None, description="only the ladder of this environment")
+
+
 class LogsQuery(PageQuery):
     """Which log."""
 

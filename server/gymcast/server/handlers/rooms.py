@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel, ConfigDict, Field
 
 from gymcast.server.auth import AUTH, issue
+from gymcast.server.rate_limits import address_of
 from gymcast.server.rooms import MAX_PASSWORD, RoomWanted
 
 from .common import SERVICES, answer, read_json, validate
@@ -63,7 +64,7 @@ async def join(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     wanted = validate(JoinWanted, await read_json(request))
     code = _code(request)
-    room = await services.rooms.enter(code, wanted.password, request.remote or "")
+    room = await services.rooms.enter(code, wanted.password, address_of(request))
     seconds = services.rooms.token_seconds(room)
     token = issue(
         request.app[AUTH].secret, subject=f"guest of room {code}", scopes=["read"], seconds=seconds, room=code

@@ -6,10 +6,12 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
+
+from gymcast.training.ratings import Evaluated
 
 from . import cursors, history, missed, schema
 from .engine import Database
@@ -33,6 +35,9 @@ from .records import (
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Newest results that a ladder is made of.
+MAX_RATED: Final = 2_000
 
 
 class Reader:
@@ -166,6 +171,31 @@ class Reader:
     ) -> Page[EvaluationItem]:
         """Evaluations, newest first."""
         return await self._newest_first(schema.evaluations, EvaluationItem, session_id, cursor, limit)
+
+    async def newest_evaluations(self, env_id: str | None = None) -> list[Evaluated]:
+        """The newest games of every bot against each scripted opponent, in one environment when it is named.
+
+        The environment of a training elsewhere is that of its replays; without any it is not known, and left out.
+        """
+        table, sessions, replays = schema.evaluations, schema.sessions, schema.replays
+        newest = sa.select(sa.func.max(table.c.id)).where(table.c.opponent != "")
+        shown = sa.select(sa.func.max(replays.c.env_id)).where(replays.c.session_id == sessions.c.session_id)
+        env = sa.func.coalesce(sessions.c.env_id, shown.scalar_subquery()).label("env_id")
+        query = (
+            sa.select(
+                env,
+                sessions.c.session_id,
+                sessions.c.training_session_id.label("name"),
+                *(table.c.opponent, table.c.wins, table.c.losses, table.c.draws),
+            )
+            .join(sessions, sessions.c.session_id == table.c.session_id)
+            .where(table.c.id.in_(newest.group_by(table.c.session_id, table.c.opponent)), env.is_not(None))
+            .order_by(table.c.id.desc())
+            .limit(MAX_RATED)
+        )
+        if env_id is not None:
+            query = query.where(env == env_id)
+        return [Evaluated(**row) for row in await self._rows(query)]
 
     async def episodes(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page[EpisodeItem]:
         """Episodes that were asked for one by one, newest first."""
