@@ -18,7 +18,7 @@ from .conftest import OpenPage, Producer, footage, reading
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 SECRET = "a-secret-of-these-tests-and-of-nothing-else"
-REFUSED = "401"
+REFUSED = "40[13]"
 TALL = 2600  # px: all charts are on the screen, as only those are redrawn
 
 
@@ -62,6 +62,8 @@ async def test_the_page_asks_for_a_token_and_then_works(
     await page.keyboard.press("Escape")
     await sign_in(page, token(seconds=-60))
     await expect(page.locator("#sign-in-reason")).to_contain_text("it has ended")
+    await sign_in(page, token("ingest"))
+    await expect(page.locator("#sign-in-reason")).to_contain_text("the scope read")
     good = token()
     await sign_in(page, f" {good[:20]}\n{good[20:]} ")
     await expect(dialog).to_be_hidden()

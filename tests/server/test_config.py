@@ -100,6 +100,28 @@ def test_weak_and_example_secrets_are_refused_and_not_repeated(secret: str) -> N
     assert secret not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"jwt_secret_key": "hush-hush"},
+        {"security": {"jwt_secret_key": "hush-hush"}},
+        {"security": {"jwt_secret": "hush-hush"}},
+        {"jwt-secret-key": "hush-hush"},
+        {"redis": {"url": "http://user:hush-hush@host"}},
+        {"database": {"url": 7, "password": "hush-hush"}},
+    ],
+)
+def test_no_error_repeats_a_secret(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError) as raised:
+        ServerConfig(**values)
+    assert "hush" not in str(raised.value)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ServerConfigError) as refused:
+        ServerConfig.from_file(path)
+    assert "hush" not in str(refused.value)
+
+
 def test_a_good_secret_is_not_shown() -> None:
     config = ServerConfig(jwt_secret_key="k" * 32)
     assert "kkkk" not in repr(config) and "kkkk" not in config.model_dump_json()

@@ -82,6 +82,9 @@ async def test_wrong_tokens_are_few_and_right_ones_get_in_all_the_same(tmp_path:
 async def test_without_tokens_the_address_counts_and_open_addresses_do_not(tmp_path: Path) -> None:
     async with running_server(limited(tmp_path)) as server, aiohttp.ClientSession(server.url) as client:
         await spend(client, 5, "GET", SESSIONS)
+        for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded"):
+            async with client.get(SESSIONS, headers={name: "for=10.1.1.1"}) as answer:
+                assert answer.status == 429
         for path in ("/health", "/", "/static/js/api.js") * 5:
             async with client.get(path) as answer:
                 assert answer.status == 200

@@ -22,6 +22,8 @@ from gymcast.server import (
     create_app,
     running_server,
 )
+from gymcast.server.auth import LOCAL, Authenticator
+from gymcast.server.handlers import common
 
 from .conftest import NewSession, expect_problem, external, server_config
 
@@ -203,6 +205,38 @@ async def test_a_server_that_others_can_reach_knows_its_page_by_the_list_only(tm
             headers = {"Host": host, "Origin": origin}
             async with client.post(f"http://127.0.0.1:{server.port}{SESSIONS}", headers=headers, json={}) as answer:
                 await expect_problem(answer, *((401, "unauthorized") if fine else (403, "foreign-origin")))
+
+
+async def test_browsers_of_a_server_with_tokens(tmp_path: Path) -> None:
+    page = {"Origin": "https://yourdomain.com", "Host": "yourdomain.com"}
+    foreign = {**page, "Origin": "https://evil.example"}
+    async with running_server(exposed(tmp_path)) as server, aiohttp.ClientSession() as client:
+        url = f"http://127.0.0.1:{server.port}"
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+        async with client.options(f"{url}{SESSIONS}", headers={**page, **asks}) as answer:
+            assert answer.status == 204
+            assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+            assert "Access-Control-Allow-Credentials" not in answer.headers
+        async with client.options(f"{url}{SESSIONS}", headers={**foreign, **asks}) as answer:
+            await expect_problem(answer, 403, "foreign-origin")
+        async with client.get(f"{url}{SESSIONS}", headers=page) as answer:
+            await expect_problem(answer, 401, "unauthorized")
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://yourdomain.com"
+        # A right ticket does not make a foreign page welcome, and is not used up by it.
+        made = await server.storage.create_session(kind="external", **external())
+        given = server.services.config.jwt_secret
+        assert given is not None
+        ticket = Authenticator(given).ticket(LOCAL)
+        address = f"{url}/ws/{made.session_id}?ticket={ticket}"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await client.ws_connect(address, headers=foreign)
+        assert refused.value.status == 403
+        async with client.ws_connect(address, headers=page) as ws:
+            await ws.receive_json(timeout=5)
+
+
+def test_slow_senders_have_ten_seconds() -> None:
+    assert common.BODY_SECONDS == PerformanceConfig().request_wait_seconds == 10
 
 
 def exposed(tmp_path: Path) -> ServerConfig:

@@ -51,7 +51,8 @@ class ServerConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Inputs may be secrets, or URLs with passwords in them; load() shows those that are not.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class DatabaseConfig(_Section):
@@ -383,5 +384,7 @@ def _describe(item: Any) -> str:
     message = str(item["msg"]).removeprefix("Value error, ")
     if {"jwt_secret_key", "database", "redis"} & set(item["loc"]):
         return message  # the value is a secret, or a URL with a password in it
+    if item["type"] == "extra_forbidden":
+        return f"{message}; is the name right?"  # and the value may be what belongs to another name
     given = repr(item["input"])
     return f"{message}, got {given if len(given) <= 80 else given[:77] + '...'}"

@@ -24,6 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CORS_METHODS: Final = "GET, POST, PUT, DELETE"
 _CORS_HEADERS: Final = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key"
+_EXPOSED: Final = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id"
 # Scripts and styles come from files of this server only; the page brings plotly's style rules in a file of its own.
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
@@ -138,7 +139,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         headers.add(hdrs.VARY, "Origin")
         if origin.lower() in request.app[CONFIG].security.cors_origins:
             headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Location, Retry-After, WWW-Authenticate, X-Request-Id"
+            headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
     headers.setdefault("X-Content-Type-Options", "nosniff")
     headers.setdefault("Referrer-Policy", "no-referrer")
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in headers:

@@ -41,11 +41,15 @@ async function send(path, options) {
       if (failure.name === "AbortError") throw failure;
       throw new ApiError("The server does not answer.", 0);
     }
-    if (response.status !== 401) return response;
+    if (response.status !== 401 && !seesNothing(response)) return response;
     await signIn(token, await problemText(response));
     options.signal?.throwIfAborted();
   }
 }
+
+/** Whether the token is good, but not for looking: with it there is nothing to show. */
+const seesNothing = (response) =>
+  response.status === 403 && (response.headers.get("WWW-Authenticate") ?? "").includes('scope="read"');
 
 /** Address of a session's live connection; on a server that asks for tokens with a ticket that opens it once. */
 export async function socketAddress(id, query = {}) {
