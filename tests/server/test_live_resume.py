@@ -112,22 +112,33 @@ async def test_viewer_that_breaks_off_again_and_again_gets_everything_once_and_i
     assert breaks > 3
 
 
-async def test_resume_beyond_the_age_of_the_ring_is_not_recovered(
-    client: aiohttp.ClientSession, new_session: NewSession, server: RunningServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kept", [True, False], ids=["rows", "states"])
+async def test_resume_beyond_the_age_of_the_ring(
+    client: aiohttp.ClientSession,
+    new_session: NewSession,
+    server: RunningServer,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: bool,
 ) -> None:
-    monkeypatch.setattr(channels, "RING_SECONDS", 0.2)
+    """Readings have a row each and are read back; of graphs only the newest state is kept."""
+    monkeypatch.setattr(channels, "RING_SECONDS", 0.5)
+    kind, address, body = (
+        ("training_metrics", "metrics", metrics()) if kept else ("graph_update", "graph_update", GRAPH)
+    )
     session_id = await new_session()
-    await post(client, session_id, "metrics", [metrics(1), metrics(2)])
-    await asyncio.sleep(0.3)
-    await post(client, session_id, "metrics", metrics(3))
+    for _ in range(2):
+        await post(client, session_id, address, body)
+    await asyncio.sleep(0.7)
+    await post(client, session_id, address, body)
     channel = server.hub.channel(session_id)
-    for missed, recovered in ((1, True), (2, False)):
+    assert [message.type for message, _size in channel.ring].count(kind) == 1
+    for missed, recovered in ((1, True), (2, kept)):
         async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
             await next_message(ws)
-            seen = {**channel.heads, "training_metrics": 3 - missed}
-            await ws.send_json({"type": "resume", "epoch": channel.epoch, "seq": seen})
+            await ws.send_json({"type": "resume", "epoch": channel.epoch, "seq": {**channel.heads, kind: 3 - missed}})
             assert (await next_message(ws, "connection_status"))["data"]["recovered"] is recovered
-            assert (await next_message(ws, "training_metrics"))["seq"] == 3
+            expected = [3] if missed == 1 or not recovered else [2, 3]
+            assert [(await next_message(ws, kind))["seq"] for _ in expected] == expected
 
 
 async def test_state_after_a_refused_resume_comes_before_what_follows_it(
@@ -198,8 +209,8 @@ async def test_numbers_given_elsewhere(
     hub.renumber(session_id, "shared", {"training_metrics": 4})
     async with client.ws_connect(f"/ws/{session_id}") as ws:
         hello = await next_message(ws)
-        assert (hello["epoch"], hello["data"]["heads"]) == ("shared", {"training_metrics": 4})
-        await next_message(ws, "training_status")
+        assert (hello["epoch"], hello["data"]["heads"]["training_metrics"]) == ("shared", 4)
+        told = (await next_message(ws, "training_status"))["seq"]
         sent = [
             hub.publish(session_id, "training_metrics", metrics(seq), place=Place("shared", seq))
             for seq in (5, 6, 6, 5, 9)
@@ -209,7 +220,8 @@ async def test_numbers_given_elsewhere(
         assert [(message["epoch"], message["seq"]) for message in found] == [("shared", seq) for seq in (5, 6, 9)]
         # 7 and 8 never came here, so nobody is told that he has everything.
         for seen, recovered in ((9, True), (8, True), (6, False), (5, False)):
-            await ws.send_json({"type": "resume", "epoch": "shared", "seq": {"training_metrics": seen}})
+            numbers = {"training_metrics": seen, "training_status": told}
+            await ws.send_json({"type": "resume", "epoch": "shared", "seq": numbers})
             assert (await next_message(ws, "connection_status"))["data"]["recovered"] is recovered, seen
         hub.publish(session_id, "training_metrics", metrics(1), place=Place("another", 1))
         assert await until_closed(ws) == 4010
