@@ -7,6 +7,7 @@ GYMCAST_TEST_DATABASE=postgresql all run on PostgreSQL.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,15 @@ def server_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         named = "database_url"
     url: str = request.getfixturevalue(named) if named else f"sqlite:///{tmp_path / 'server.db'}"
     return url
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens on, for a server that is started again at the same address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +21,8 @@ MakeScript = Callable[..., Script]
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-        return found
-
-
-@pytest.fixture
-def server(tmp_path: Path, port: int) -> Iterator[KillableServer]:
-    made = KillableServer(tmp_path, port)
+def server(tmp_path: Path, free_port: int) -> Iterator[KillableServer]:
+    made = KillableServer(tmp_path, free_port)
     yield made
     made.kill()
 
@@ -282,10 +275,10 @@ def test_pause_resume_and_stop(server: KillableServer, script: MakeScript) -> No
 
 
 def test_a_token_that_is_not_taken_and_one_that_is(
-    tmp_path: Path, port: int, script: MakeScript, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, free_port: int, script: MakeScript, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = "s" * 40
-    server = KillableServer(tmp_path, port, security={"enable_auth": True, "jwt_secret_key": secret})
+    server = KillableServer(tmp_path, free_port, security={"enable_auth": True, "jwt_secret_key": secret})
     server.start()
     try:
         refused = script(LONG.format(steps=400), server.url, GYMCAST_TOKEN="nonsense")
@@ -307,3 +300,19 @@ def test_a_url_that_is_none_is_refused_before_training(url: str) -> None:
     for kind in made:
         with pytest.raises(ValueError, match="http://host:port"):
             kind(url)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "your-own-script.md"
+
+
+def test_the_script_of_the_documentation(server: KillableServer, tmp_path: Path) -> None:
+    server.start()
+    text = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0]
+    assert len(text.splitlines()) <= 15
+    written = text.replace("http://127.0.0.1:8000", server.url)
+    said = Script(tmp_path, "", server.url, prelude=written).finish()
+    session = server.session()
+    assert f"{server.url}/#/session/{session['session_id']}" in said
+    assert (session["status"], session["algorithm"], session["env_id"]) == ("completed", "PPO", "CartPole-v1")
+    assert (tmp_path / "cartpole.zip").exists()
+    server.check_once()

@@ -97,7 +97,7 @@ class ScriptSession:
         self._joined = 0
         self._next_status = 0.0
         self._lock = threading.Lock()
-        name = options.name or f"{self.algorithm} {self.env_id} {utc_now():%Y-%m-%d %H:%M:%S}"
+        name = options.name or f"{self.algorithm} {self.env_id} {utc_now():%m-%d %H:%M}"
         announcement = Announcement(name[:128], self.algorithm, None, options.model_generation, self.env_id)
         self._announcement = announcement
         self._folder = self._make_folder(ScriptNote(options.server, announcement))

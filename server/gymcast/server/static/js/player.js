@@ -75,10 +75,17 @@ export class Player {
     this.#controls();
   }
 
+  /** Says what the picture of a trainer of somebody's own depends on, until there is one. */
+  expectPictures() {
+    if (!this.current && !this.live && !this.episodes.length) {
+      this.#curtain("Pictures appear here while you watch, if the environment was made with render_mode=\"rgb_array\".");
+    }
+  }
+
   /** Shows how the game looks right now, as long as there is no episode to play. */
   async picture(data) {
     if (this.current || this.episodes.length) return;
-    const view = await createView(this.canvas, { env_id: data.env_id, frames: [{ t: 0, image: data.image }] });
+    const view = await createView(this.canvas, { view: "pictures", env_id: data.env_id, frames: [{ t: 0, image: data.image }] });
     if (this.current || this.episodes.length) return; // an episode has come meanwhile
     byId("curtain").hidden = true;
     this.live = view;

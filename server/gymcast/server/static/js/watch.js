@@ -142,6 +142,7 @@ export class SessionWatch {
     const [replays, evaluations, checkpoints] = await Promise.all(answers);
     if (this.stopper.signal.aborted) return;
     if (replays) this.page.player.offer(replays.replays, FINAL.has(this.info.status));
+    if (this.info.kind === "external" && !FINAL.has(this.info.status)) this.page.player.expectPictures();
     if (evaluations) this.lists.evaluations = evaluations.evaluations;
     if (checkpoints) this.lists.checkpoints = checkpoints.checkpoints;
     this.#tables();
