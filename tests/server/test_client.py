@@ -20,7 +20,6 @@ from gymcast.server.client import AsyncClient, Client, LiveMessage, RequestRefus
 from .conftest import metrics, server_config
 from .own_scripts import KillableServer
 
-
 DOCS = Path(__file__).parents[2] / "docs" / "client.md"
 
 
