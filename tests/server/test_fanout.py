@@ -26,6 +26,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "evaluation": {"opponent": "novice", **GAMES, "mean_return": 1.0, "mean_length": 9.0},
     "replay": {**REPLAY, "bytes_base64": ""},
     "frame": {**REPLAY, "frames_url": "/api/replays/r1/frames"},
+    "picture": {"image": "data:image/png;base64,", "env_id": "CartPole-v1", "episode": 1, "timesteps": 10},
     "error": {"code": "odd", "message": "odd"},
 }
 

@@ -30,6 +30,7 @@ from .handlers.common import CONFIG, MAX_BODY_BYTES, SERVICES, Services
 from .handlers.live import restart
 from .hub import Hub
 from .messages import CLOSE_SHUTDOWN
+from .prometheus import REQUESTS, Requests
 from .rate_limits import LIMITS, RateLimits
 from .redis_link import RedisLink, connect
 from .routes import add_routes
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# For requests that were begun before the end; then for those that have arrived whole.
+_FINISH_S: Final = 3.0
 _SHUTDOWN_S: Final = 5.0
 # How long a client whose body was refused may go on sending it before the connection is cut.
 _LINGER_S: Final = 2.0
@@ -72,6 +75,7 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
         middlewares.append(limited)
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app[CONFIG] = config
+    app[REQUESTS] = Requests()
     app[AUTH] = Authenticator(config.jwt_secret)
     if config.performance.enable_rate_limiting:
         app[LIMITS] = RateLimits(config.performance)
@@ -258,11 +262,27 @@ async def running_server(config: ServerConfig | None = None) -> AsyncIterator[Ru
     )
     try:
         await runner.setup()
-        await web.SockSite(runner, listener).start()
-        yield RunningServer(config.host.strip("[]"), listener.getsockname()[1], app[SERVICES])
+        site = web.SockSite(runner, listener)
+        await site.start()
+        try:
+            yield RunningServer(config.host.strip("[]"), listener.getsockname()[1], app[SERVICES])
+        finally:
+            await site.stop()
+            await _finish_requests(app)
     finally:
         await runner.cleanup()
         listener.close()
+
+
+async def _finish_requests(app: web.Application) -> None:
+    """Tell viewers that the server ends, and wait a while for requests whose bodies are still on their way.
+
+    From the runner's clean-up on, aiohttp takes no more bytes from clients.
+    """
+    app[SERVICES].hub.close_all(CLOSE_SHUTDOWN, "the server is shutting down")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FINISH_S):
+            await app[REQUESTS].none_at_work()
 
 
 async def run_server(

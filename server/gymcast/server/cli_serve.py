@@ -56,6 +56,10 @@ def serve(
         int | None, typer.Option(min=1, max=1000, help="Trainings that may run at once.", show_default=False)
     ] = None,
     debug_log: Annotated[bool, typer.Option("--debug-log", help="Log at level DEBUG.")] = False,
+    log_format: Annotated[
+        str | None, typer.Option(help="text, or json: one object a line. Default: text.", show_default=False)
+    ] = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log each request.")] = False,
 ) -> None:
     """Serve the page, the API and the queue of trainings until Ctrl-C.
 
@@ -82,6 +86,10 @@ def serve(
         overrides["database"] = {"url": database}
     if debug_log:
         overrides["debug"] = True
+    if log_format is not None:
+        overrides["log_format"] = log_format
+    if access_log:
+        overrides["access_log"] = True
     limits = {} if max_concurrent_sessions is None else {"max_concurrent_sessions": max_concurrent_sessions}
     try:
         settings = ServerConfig.load(config, **overrides)
@@ -97,14 +105,12 @@ def serve(
 
 
 def _serve(settings: ServerConfig, runs_dir: Path, limits: ResourceLimits, *, any_port: bool) -> int:
-    import logging
-
     from gymcast.server.cli_embed import failures_explained, serving
     from gymcast.server.cli_paths import database_url
     from gymcast.server.cli_signals import StopRequests
+    from gymcast.server.logs import configure
 
-    level = logging.DEBUG if settings.debug else getattr(logging, settings.log_level)
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure("DEBUG" if settings.debug else settings.log_level, settings.log_format)
     if settings.database.url is None and settings.data_storage_path is None:
         values = {**settings.database.model_dump(), "url": database_url(runs_dir)}
         settings = settings.model_copy(update={"database": type(settings.database)(**values)})

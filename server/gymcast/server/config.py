@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from .logs import LogFormat
+
 MIN_SECRET_BYTES: Final = 32
 # The secret that the documentation shows; a server that uses it is open to everybody.
 EXAMPLE_SECRETS: Final = frozenset({"your-secret-key", "production-secret-key"})
@@ -194,6 +196,8 @@ _ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "TRAINING_METRICS_PORT": ("port",),
     "TRAINING_METRICS_DEBUG": ("debug",),
     "TRAINING_METRICS_LOG_LEVEL": ("log_level",),
+    "TRAINING_METRICS_LOG_FORMAT": ("log_format",),
+    "TRAINING_METRICS_ACCESS_LOG": ("access_log",),
     "DATABASE_URL": ("database", "url"),
     "REDIS_URL": ("redis", "url"),
     "GYMCAST_REDIS_PREFIX": ("redis", "prefix"),
@@ -223,6 +227,10 @@ class ServerConfig(_Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8000, description="port to bind; 0: any free one")
     debug: bool = Field(default=False, description="log at level DEBUG")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(default="INFO")
+    log_format: LogFormat = Field(default="text", description="text, or json: one object a line")
+    access_log: bool = Field(
+        default=False, description="log each request: method, path, status, milliseconds, who asked"
+    )
     data_storage_path: Path | None = Field(
         default=None, description="folder of the SQLite file when no database URL is given"
     )

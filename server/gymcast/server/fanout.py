@@ -30,6 +30,8 @@ PATIENCE_S: Final = 0.2
 # How often the numbers of watched sessions are compared with the database: a lost message that nothing follows.
 COMPARE_S: Final = 2.0
 COMPARE_ALONE_S: Final = 0.5  # without Redis
+# Not stored, and the next one replaces it.
+_FLEETING: Final = frozenset({"picture"})
 
 
 def epoch_of(session_id: str) -> str:
@@ -263,7 +265,7 @@ class FanOut:
         if self._sequencer.gaps.get((session_id, kind)) is gap and channel.heads.get(kind, 0) < gap.target:
             self._sequencer.give_up(session_id, kind, min(gap.held, default=gap.target + 1) - 1)
             lost = True
-        if lost:
+        if lost and kind not in _FLEETING:
             self.restarted += 1
             await self._restart(session_id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -13,9 +13,12 @@ from yarl import URL
 
 from gymcast.training.storage import StorageBusyError, StorageError, StorageUnavailableError
 
+from .auth import PRINCIPAL
 from .config import ServerConfig
 from .handlers.common import CONFIG
+from .logs import REQUEST_ID, log_access, request_id
 from .problems import Problem, from_http, from_storage
+from .prometheus import REQUESTS
 
 log = logging.getLogger(__name__)
 
@@ -41,33 +44,48 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
 )
 
 
-def new_instance() -> str:
-    """An id for one request, found again in the log and in ``X-Request-Id``."""
-    return secrets.token_hex(8)
-
-
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error as problem+json; what nobody expected becomes a 500 that tells nothing but its id."""
-    instance = new_instance()
+    """Answer every error as problem+json; what nobody expected becomes a 500 that tells nothing but its id.
+
+    The outermost middleware, so it knows every answer: here it gets its id, is counted and, if wished, logged.
+    """
+    requests = request.app[REQUESTS]
+    requests.begin()
     try:
-        response = await handler(request)
+        begun = time.perf_counter()
+        instance = request_id(request.headers.get("X-Request-Id"))
+        REQUEST_ID.set(instance)
+        response = await _answer(request, handler, instance)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = instance
+        seconds = time.perf_counter() - begun
+        requests.note(request, response.status, seconds)
+        if request.app[CONFIG].access_log:
+            principal = request.get(PRINCIPAL)
+            who = principal.subject if principal is not None else "-"
+            log_access(request.method, request.path, response.status, 1000 * seconds, who)
+        return response
+    finally:
+        requests.end()
+
+
+async def _answer(request: web.Request, handler: Handler, instance: str) -> web.StreamResponse:
+    try:
+        return await handler(request)
     except Problem as problem:
-        response = problem.response(instance)
+        return problem.response(instance)
     except StorageError as error:
         if isinstance(error, StorageUnavailableError | StorageBusyError):
             log.warning("%s %s (%s): %s", request.method, request.path, instance, error)
-        response = from_storage(error).response(instance)
+        return from_storage(error).response(instance)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = from_http(error, request.path, request.method).response(instance)
+        return from_http(error, request.path, request.method).response(instance)
     except Exception:
         log.exception("%s %s (%s) failed", request.method, request.path, instance)
-        response = Problem("internal-error", "The server failed to answer; its log tells why.").response(instance)
-    if not response.prepared:
-        response.headers["X-Request-Id"] = instance
-    return response
+        return Problem("internal-error", "The server failed to answer; its log tells why.").response(instance)
 
 
 @web.middleware

@@ -60,6 +60,8 @@ class Hub:
         self.total = total
         self.heartbeat = heartbeat
         self.connections = 0
+        self.writes = 0
+        self.slow_closed = 0
         self._channels: dict[str, Channel] = {}
         self._rooms: dict[str, set[Client]] = {}
         self._dirty: set[Channel] = set()
@@ -296,6 +298,7 @@ class Hub:
 
     def _close(self, client: Client, code: int, reason: str) -> None:
         self.leave(client)
+        self.slow_closed += code == CLOSE_SLOW
         if client.sink is not None:
             client.sink.close(code, reason)
 
@@ -330,6 +333,7 @@ class Hub:
         if client.slow_since is not None and sink.backlog() + len(data) > HARD_BACKLOG + client.bulk:
             self._close(client, CLOSE_SLOW, "reading too slowly")
             return
+        self.writes += 1
         if sink.write(data) > SOFT_BACKLOG and client.slow_since is None:
             client.slow_since = self._loop.time()
             client.bulk = max(client.bulk, len(data))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -17,6 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from .app import RunningServer, ServerNotRunningError, run_server, running_server
 from .config import ServerConfig, ServerConfigError
 from .handlers.common import Services
+from .logs import configure
 
 _START_SECONDS: Final = 10.0
 
@@ -43,10 +43,7 @@ class TrainingMetricsServer:
 
         Raises :class:`PortTakenError`, :class:`ServerConfigError`, ``StorageUnavailableError``.
         """
-        logging.basicConfig(
-            level="DEBUG" if self.config.debug else self.config.log_level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        configure("DEBUG" if self.config.debug else self.config.log_level, self.config.log_format)
         return asyncio.run(self._run())
 
     async def _run(self) -> int:

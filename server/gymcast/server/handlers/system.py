@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gymcast.server.games import games
 from gymcast.server.problems import PROBLEM_TYPES, Problem
+from gymcast.server.prometheus import REQUESTS, expose
 from gymcast.training.storage import ACTIVE, StorageError
 
 from .common import SERVICES, answer
@@ -55,6 +56,12 @@ async def ready(request: web.Request) -> web.Response:
         status=200 if good else 503,
         headers=None if good else {"Retry-After": "5"},
     )
+
+
+async def prometheus(request: web.Request) -> web.Response:
+    """Tell Prometheus what the server counts; docs/deployment.md has the names."""
+    body = await expose(request.app[SERVICES], request.app[REQUESTS])
+    return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def status(request: web.Request) -> web.Response:

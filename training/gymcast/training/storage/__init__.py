@@ -27,6 +27,7 @@ from .records import (
     ReplayItem,
     ReplayRecord,
     SessionChanges,
+    SessionLoad,
     SessionRecord,
     TransitionItem,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "ReplayRecord",
     "RoomRecord",
     "SessionChanges",
+    "SessionLoad",
     "SessionRecord",
     "StateError",
     "Storage",

@@ -27,10 +27,12 @@ from .records import (
     Page,
     ReplayItem,
     ReplayRecord,
+    SessionLoad,
     SessionRecord,
     TransitionItem,
     stamp,
 )
+from .states import ACTIVE
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,18 @@ class Reader:
     async def read_back(self, session_id: str, kind: str, after: int, limit: int) -> list[Missed]:
         """Live messages of one type that followed the number ``after``; see :func:`.missed.read_back`."""
         return await self._read(lambda connection: missed.read_back(connection, session_id, kind, after, limit))
+
+    async def session_load(self) -> SessionLoad:
+        """Sessions by status, and how far the active ones are."""
+        table = schema.sessions
+        by_status = sa.select(table.c.status, sa.func.count().label("sessions")).group_by(table.c.status)
+        active = sa.select(table.c.session_id, table.c.timesteps).where(table.c.status.in_(sorted(ACTIVE)))
+
+        def query(connection: sa.Connection) -> SessionLoad:
+            counts = {row.status: row.sessions for row in connection.execute(by_status)}
+            return SessionLoad(counts, {row.session_id: row.timesteps for row in connection.execute(active)})
+
+        return await self._read(query)
 
     async def count_sessions(self, statuses: Sequence[str]) -> int:
         """How many sessions are in one of ``statuses``."""

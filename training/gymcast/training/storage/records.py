@@ -173,6 +173,23 @@ class Committed:
     session_changed: bool = False
 
 
+@dataclass(slots=True)
+class Counts:
+    """What a storage has taken since it was opened: events that were new, repeats, and rows of every kind of write."""
+
+    accepted: int = 0
+    repeated: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLoad:
+    """How many sessions have each status, and the timesteps of each active one."""
+
+    by_status: dict[str, int]
+    timesteps: dict[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
     """One page of a list, and the cursor of the next one (``None`` at the end)."""

@@ -23,7 +23,7 @@ from .ingest import Ingested, ingest, ingest_unnumbered, insert_episodes, lock_s
 from .leases import Leases, check_owner
 from .missed import counted
 from .reader import Reader
-from .records import TIME_COLUMNS, Committed, NewEpisode, SessionChanges, SessionRecord
+from .records import TIME_COLUMNS, Committed, Counts, NewEpisode, SessionChanges, SessionRecord
 from .rollups import roll_up, sessions_with_tails
 from .rooms import Rooms
 from .states import TERMINAL, check_move
@@ -68,6 +68,7 @@ class Storage(Reader):
         self.rooms = Rooms(database, self._writer, self._tell)
         self._listeners: list[Listener] = []
         self._tails: set[str] = set()
+        self.counts = Counts()
         self._roller = asyncio.create_task(self._roll_tails(), name="gymcast-storage-roller")
 
     @classmethod
@@ -99,6 +100,11 @@ class Storage(Reader):
     def lag_seconds(self) -> float:
         """How long the oldest write has been waiting."""
         return self._writer.lag_seconds
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait to be committed."""
+        return self._writer.waiting_rows
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` after every commit, in order. Returns a function that ends this."""
@@ -268,6 +274,9 @@ class Storage(Reader):
 
     async def _submit_events(self, job: Callable[[sa.Connection], Ingested], rows: int) -> EventReceipt:
         def after(done: Ingested) -> None:
+            self.counts.accepted += done.receipt.accepted
+            self.counts.repeated += done.receipt.duplicates
+            self.counts.rows += done.receipt.accepted
             if done.tail:
                 self._tails.add(done.committed.session_id)
             if done.committed.events or done.committed.session_changed:

@@ -60,6 +60,11 @@ class Writer:
             since = self._queue[0].since if self._queue else None
         return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait to be committed."""
+        return self._rows
+
     async def submit(
         self,
         job: Callable[[sa.Connection], T],
