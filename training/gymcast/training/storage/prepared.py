@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from .records import from_json_text, to_json_text
+from .records import to_json_text
 from .schema import sessions
 
 _JSON: Final = frozenset(column.name for column in sessions.c if isinstance(column.type, sa.JSON))
-_FLAGS: Final = frozenset(column.name for column in sessions.c if isinstance(column.type, sa.Boolean))
+_COLUMNS: Final = tuple(sessions.c.keys())
 _FIND: Final = sa.select(sessions).where(sessions.c.session_id == sa.bindparam("wanted")).with_for_update()
 
 
@@ -31,16 +31,9 @@ def execute(connection: sa.Connection, statement: Any, values: Mapping[str, Any]
 
 def find_session(connection: sa.Connection, session_id: str) -> dict[str, Any] | None:
     """The session's row by column, locked until the transaction ends."""
-    row = execute(connection, _FIND, {"wanted": session_id}).first()
-    if row is None:
-        return None
-    found = dict(zip(sessions.c.keys(), row, strict=True))
-    for name in _JSON:
-        if isinstance(found[name], str):  # PostgreSQL's driver has decoded it already
-            found[name] = from_json_text(found[name])
-    for name in _FLAGS:
-        found[name] = bool(found[name])
-    return found
+    # As SQLAlchemy runs it: with so many columns what it keeps of their types is worth more than the rest it does.
+    row = connection.execute(_FIND, {"wanted": session_id}).first()
+    return None if row is None else dict(zip(_COLUMNS, row, strict=True))
 
 
 def update_session(connection: sa.Connection, session_id: str, changes: Mapping[str, Any]) -> None:
