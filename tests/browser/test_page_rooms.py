@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import aiohttp
 import pytest
 from playwright.async_api import Page, expect
 
 from gymcast.envs import Replay
-from gymcast.server import RunningServer
+from gymcast.server import RunningServer, ServerConfig, auth, running_server
 
 from .conftest import NewProducer, OpenPage, footage, reading
 
@@ -120,3 +122,19 @@ async def test_a_password_of_ones_own_and_a_room_that_is_gone(
     await guest.keyboard.press("Enter")
     await expect(guest.locator("#join-error")).to_have_text("The password is wrong, or this room has ended.")
     assert await guest.evaluate(INSIDE)
+
+
+async def test_a_guest_whose_token_has_ended_is_led_to_the_door(tmp_path: Path, open_page: OpenPage) -> None:
+    secret = "a-secret-of-these-tests-and-of-nothing-else"
+    security = {"enable_auth": True, "jwt_secret_key": secret}
+    async with running_server(ServerConfig(port=0, data_storage_path=tmp_path, security=security)) as server:
+        session = await server.storage.create_session(kind="external", algorithm="PPO", training_session_id="duel")
+        room = await server.storage.rooms.create(session.session_id)
+        page = await open_page(f"{server.url}/#/room/{room.code}?open", expected="401")
+        await expect(page.locator("#session-title")).to_have_text("duel")
+        old = auth.issue(secret, subject="guest", scopes=["read"], seconds=-60, room=room.code)
+        await page.evaluate("(token) => sessionStorage.setItem('gymcast-token', token)", old)
+        await page.reload()
+        await expect(page.locator("#join-error")).to_have_text("Your time in this room is over; you may join it again.")
+        await page.get_by_role("button", name="Watch").click()
+        await expect(page.locator("#link-state")).to_have_attribute("data-state", "live")

@@ -79,3 +79,19 @@ async def test_tickets_and_budgets_hold_for_both(clients: list[aiohttp.ClientSes
                     break
             await asyncio.sleep(0.2)
     assert answer.status == 426
+
+
+async def test_wrong_passwords_of_rooms_count_for_both(clients: list[aiohttp.ClientSession], redis: OwnRedis) -> None:
+    async with clients[0].post(SESSIONS, json=external(), headers=who("maker")) as answer:
+        wanted = {"session_id": (await answer.json())["session_id"], "password": "open sesame"}
+    async with clients[0].post("/api/rooms", json=wanted, headers=bearer(token("control"))) as answer:
+        join = f"/api/rooms/{(await answer.json())['code']}/join"
+
+    async def guess(client: aiohttp.ClientSession, password: str) -> int:
+        async with client.post(join, json={"password": password}) as answer:
+            return answer.status
+
+    assert [await guess(clients[number % 2], f"guess {number}") for number in range(6)] == [404] * 5 + [429]
+    assert await guess(clients[1], "open sesame") == 429
+    redis.kill()  # the second process has seen two of the guesses
+    assert [await guess(clients[1], "another guess") for _ in range(4)] == [404] * 3 + [429]

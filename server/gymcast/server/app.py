@@ -87,6 +87,7 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
             app[SERVICES] = services
             if services.redis is not None:
                 app[AUTH].used.share(services.redis, config.redis.prefix)
+                services.rooms.tries.share(services.redis, config.redis.prefix)
                 if (limits := app.get(LIMITS)) is not None:
                     limits.share(services.redis, config.redis.prefix)
             yield

@@ -58,6 +58,17 @@ class _Counters(MemoryStorage):
         return self.storage[key]
 
 
+def redis_counters(redis: Redis, prefix: str) -> RedisStorage:
+    """Counters that every server process with this Redis and ``prefix`` shares."""
+    return RedisStorage(
+        "redis://",
+        wrap_exceptions=True,
+        implementation="redispy",
+        key_prefix=f"{prefix}:limits",
+        connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # the library's own option
+    )
+
+
 class RateLimits:
     """The budgets of one server."""
 
@@ -75,14 +86,7 @@ class RateLimits:
 
     def share(self, redis: Redis, prefix: str) -> None:
         """From now on count in Redis, under keys that begin with ``prefix``."""
-        storage = RedisStorage(
-            "redis://",
-            wrap_exceptions=True,
-            implementation="redispy",
-            key_prefix=f"{prefix}:limits",
-            connection_pool=redis.connection_pool,  # type: ignore[arg-type]  # the library's own option
-        )
-        self._shared = SlidingWindowCounterRateLimiter(storage)
+        self._shared = SlidingWindowCounterRateLimiter(redis_counters(redis, prefix))
 
     async def take(self, budget: Budget, who: str) -> None:
         """Count one request of ``who``. Raises a 429 when the budget is spent."""

@@ -18,8 +18,6 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gymcast.training.storage import CODE_ALPHABET, NotFoundError, RoomRecord, Storage, StorageError, to_us
@@ -27,6 +25,7 @@ from gymcast.training.storage import CODE_ALPHABET, NotFoundError, RoomRecord, S
 from .hub import Hub
 from .messages import CLOSE_ENDED
 from .problems import Problem
+from .tries import WrongTries
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +146,7 @@ class RoomKeeper:
         self._hub = hub
         self._enabled = enabled
         self._passwords = Passwords()
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.tries = WrongTries()
         # One try after the other for each room and address, so that tries at the same time are counted as well.
         self._turns: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
 
@@ -184,7 +183,7 @@ class RoomKeeper:
 
     async def enter(self, code: str, password: str | None, address: str) -> RoomRecord:
         """The room, for who knows its password. Raises a 404 for a wrong code or password, a 429 for too many."""
-        await self._allow(MISSES, address)
+        await self.tries.check(MISSES, address)
         lock, waiting = self._turns.get((code, address), (asyncio.Lock(), 0))
         self._turns[code, address] = lock, waiting + 1
         try:
@@ -196,7 +195,7 @@ class RoomKeeper:
                 self._turns[code, address] = lock, waiting - 1
 
     async def _enter(self, code: str, password: str | None, address: str) -> RoomRecord:
-        await self._allow(TRIES, code, address)
+        await self.tries.check(TRIES, code, address)
         try:
             room = await self._storage.rooms.get(code)
         except NotFoundError:
@@ -206,22 +205,12 @@ class RoomKeeper:
         good = await self._passwords.matches(None if room is None else room.password_hash, password or "")
         if room is not None and good:
             return room
-        await self._limiter.hit(MISSES, address)
+        await self.tries.add(MISSES, address)
         if password:
-            await self._limiter.hit(TRIES, code, address)
+            await self.tries.add(TRIES, code, address)
         raise Problem(
             "not-found", f"There is no open room {code} with this password. The code is six characters; rooms end."
         )
-
-    async def _allow(self, limit: RateLimitItemPerMinute, *who: str) -> None:
-        if not await self._limiter.test(limit, *who):
-            reset, _left = await self._limiter.get_window_stats(limit, *who)
-            wait = max(1, int(reset - time.time()) + 1)
-            raise Problem(
-                "too-many-requests",
-                f"Too many wrong tries: {limit.amount} a minute are allowed. Try again in {wait} seconds.",
-                headers={"Retry-After": str(wait)},
-            )
 
     def token_seconds(self, room: RoomRecord) -> float:
         """How long a guest's token lives: never beyond its room."""

@@ -1,6 +1,7 @@
 // Requests to this server. Every failure becomes an ApiError whose message can be shown as it is.
 
-import { heldToken, signIn } from "./signin.js";
+import { readHash, roomHash } from "./router.js";
+import { guestRoom, heldToken, signIn } from "./signin.js";
 
 export class ApiError extends Error {
   /** @param {number} status HTTP status, 0 when there was no answer. */
@@ -42,6 +43,11 @@ async function send(path, options) {
       throw new ApiError("The server does not answer.", 0);
     }
     if (response.status !== 401 && !seesNothing(response)) return response;
+    if (guestRoom() !== null) {
+      // A guest does not sign in: back to the door of the room.
+      if (readHash().room === null) location.replace(roomHash(guestRoom(), false));
+      throw new ApiError("Your time in this room is over; you may join it again.", 401);
+    }
     await signIn(token, await problemText(response));
     options.signal?.throwIfAborted();
   }
