@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 
 from gymcast.server import RunningServer, auth, running_server
+from gymcast.server.routes import routes
 
 from .conftest import event, expect_problem, external, metrics, server_config
 
@@ -243,3 +245,29 @@ async def test_a_guest_of_a_room_sees_that_room_only(client: aiohttp.ClientSessi
             await expect_problem(answer, 404, "not-found")
     async with client.post(f"{own}/metrics", json=metrics(), headers=guest) as answer:
         await expect_problem(answer, 403, "forbidden")
+
+
+# Whoever adds an address that asks for no token adds it here, and thinks about it.
+OPEN = {
+    *("GET /", "GET /docs", "GET /openapi.json", "GET /favicon.ico", "GET /static/vendor/plotly.min.js"),
+    *("GET /static/{path}", "GET /problems", "GET /problems/{slug}"),
+    *("GET /health", "GET /health/live", "GET /health/ready", "POST /api/rooms/{code}/join"),
+}
+
+
+def test_addresses_that_ask_for_no_token_are_few() -> None:
+    assert {f"{route.method} {route.template}" for route in routes() if route.scope is None} == OPEN
+
+
+async def test_every_other_address_asks_for_a_token_with_its_scope(client: aiohttp.ClientSession) -> None:
+    for route in routes():
+        if route.scope is None:
+            continue
+        path = re.sub(r"\{\w+\}", "nobody", route.template)
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            async with client.request(method, path) as answer:
+                assert answer.status == 401, (method, path)
+            weaker = [scope for scope in auth.SCOPES if route.scope not in auth.verify(SECRET, token(scope)).scopes]
+            for scope in weaker:
+                async with client.request(method, path, headers=bearer(token(scope))) as answer:
+                    assert answer.status == 403, (method, path, scope)

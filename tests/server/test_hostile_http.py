@@ -196,7 +196,7 @@ async def test_no_secret_is_in_the_log(
             ticket = (await answer.json())["ticket"]
         for headers in (bearer(good), bearer(good + "x"), bearer(f"{good}{good}")):
             for query in ({}, {"token": good}, {"ticket": ticket}):
-                for path in (SESSIONS, "/ws/nobody", "/nowhere"):
+                for path in (SESSIONS, "/ws/nobody", "/nowhere", "/api/envs/x%0AERROR forged line"):
                     async with client.get(path, params=query, headers=headers) as answer:
                         text = await answer.text()
                         assert good not in text and ticket not in text and SECRET not in text
@@ -204,6 +204,7 @@ async def test_no_secret_is_in_the_log(
     monkeypatch.setattr(guarded.services.api, "list_training_sessions", None)
     request = f"GET {SESSIONS} HTTP/1.1\r\n".encode() + HOST + b"Authorization: Bearer " + good.encode() + b"\r\n\r\n"
     assert statuses(await raw(guarded, request)) == [500]
-    assert "TypeError" in caplog.text
+    assert "TypeError" in caplog.text and "is not let in" in caplog.text
+    assert not any("\n" in record.getMessage() for record in caplog.records)
     for secret in (SECRET, good, ticket, good.split(".")[2], ticket.split(".")[2]):
         assert secret not in caplog.text

@@ -7,6 +7,7 @@ may do (``scope``), and when it ends. docs/security.md has the table of scopes.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import time
 from collections import OrderedDict
@@ -25,6 +26,8 @@ from .handlers.common import SERVICES
 from .problems import Problem
 from .rate_limits import LIMITS, address_of, budget_of
 from .tickets import TICKET_SECONDS, UsedTickets
+
+log = logging.getLogger(__name__)
 
 Scope = Literal["read", "ingest", "control", "admin"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -299,9 +302,11 @@ async def _redeem(request: web.Request) -> Principal:
 
 async def _refused(request: web.Request, detail: str) -> Problem:
     """A 401 for something wrong, of which nobody may try many. What is right always gets in."""
+    address = address_of(request)
     limits = request.app.get(LIMITS)
     if limits is not None:
-        await limits.take("failures", f"address {address_of(request)}")
+        await limits.take("failures", f"address {address}")
+    log.info("%s %s from %s is not let in: %s", request.method, request.rel_url.raw_path, address, detail)
     return unauthorized(detail, error="invalid_token")
 
 

@@ -44,6 +44,11 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
 )
 
 
+def _path(request: web.Request) -> str:
+    """The path for the log: without the query, where somebody may have put a secret, and without new lines."""
+    return request.rel_url.raw_path
+
+
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every error as problem+json; what nobody expected becomes a 500 that tells nothing but its id.
@@ -64,7 +69,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.app[CONFIG].access_log:
             principal = request.get(PRINCIPAL)
             who = principal.subject if principal is not None else "-"
-            log_access(request.method, request.path, response.status, 1000 * seconds, who)
+            log_access(request.method, _path(request), response.status, 1000 * seconds, who)
         return response
     finally:
         requests.end()
@@ -77,14 +82,14 @@ async def _answer(request: web.Request, handler: Handler, instance: str) -> web.
         return problem.response(instance)
     except StorageError as error:
         if isinstance(error, StorageUnavailableError | StorageBusyError):
-            log.warning("%s %s (%s): %s", request.method, request.path, instance, error)
+            log.warning("%s %s (%s): %s", request.method, _path(request), instance, error)
         return from_storage(error).response(instance)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         return from_http(error, request.path, request.method).response(instance)
     except Exception:
-        log.exception("%s %s (%s) failed", request.method, request.path, instance)
+        log.exception("%s %s (%s) failed", request.method, _path(request), instance)
         return Problem("internal-error", "The server failed to answer; its log tells why.").response(instance)
 
 
