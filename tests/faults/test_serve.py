@@ -46,13 +46,20 @@ def test_a_server_runs_trainings_and_ends_with_them(
     assert listed[waiting] == "queued"
     assert gymcast("watch", "latest") == f"{url}/#/session/{waiting}\n"
     assert gymcast("sessions", "stop", waiting) == f"{waiting} is cancelled\n"
+    with pytest.raises(UserError, match=r"'runing' is no status; did you mean 'running'\?; there are queued, "):
+        gymcast("sessions", "list", "--status", "runing")
     with pytest.raises(UserError, match="no session 'zzz'"):
         gymcast("sessions", "stop", "zzz")
 
     deadline = time.monotonic() + 60
-    while "status      running" not in gymcast("sessions", "show", running):
+    while "status               running" not in gymcast("sessions", "show", running):
         assert time.monotonic() < deadline, server.text
         time.sleep(0.2)
+    tail = cli("sessions", "tail", running, "--server", url, terminal=True)
+    tail.read_until("-- running")
+    tail.type_ctrl_c()
+    assert tail.finish() == 130
+    assert "Traceback" not in tail.text and "Aborted" not in tail.text
     server.remember_children()
     assert server.children_seen == 1
     server.process.send_signal(signal.SIGINT)
@@ -87,33 +94,33 @@ def test_a_training_outlives_its_server(
     endless = ("--total-timesteps", str(10**12), "--lanes", "2", "--set", "evaluation_games=0")
     said = gymcast("sessions", "submit", "CartPole-v1", *endless, "--priority", "4")
     session, status = said.split()[0], said.split()[2]
-    assert status == "queued:" and f"{url}/#/session/{session}" in said
+    assert status in ("queued:", "starting:") and f"{url}/#/session/{session}" in said
     with pytest.raises(UserError, match="max_epsodes: unknown field; did you mean 'max_episodes'"):
         gymcast("sessions", "submit", "CartPole-v1", "--set", "max_epsodes=5")
-    wait_for("status      running")
+    wait_for("status               running")
     gymcast("sessions", "pause", session)
-    wait_for("status      paused")
+    wait_for("status               paused")
     worker = worker_of(tmp_path / "runs" / session)
     first.process.kill()
     first.process.wait()
 
     second = serve()
-    wait_for("status      paused")
+    wait_for("status               paused")
     gymcast("sessions", "resume", session)
-    wait_for("status      running")
+    wait_for("status               running")
     info = json.loads(gymcast("sessions", "show", session, "--json"))
     assert (info["attempts"], info["priority"], worker_of(tmp_path / "runs" / session)) == (1, 4, worker)
     # Ended in order, it leaves the session to the next one, where it is as paused as it was.
     gymcast("sessions", "pause", session)
-    wait_for("status      paused")
+    wait_for("status               paused")
     second.process.send_signal(signal.SIGINT)
     assert second.finish() == 130
     assert worker_of(tmp_path / "runs" / session) is None
 
     third = serve()
-    wait_for("wait_reason paused on request; it starts when it is resumed")
+    wait_for("wait_reason          paused on request; it starts when it is resumed")
     gymcast("sessions", "resume", session)
-    wait_for("status      running")
+    wait_for("status               running")
     assert json.loads(gymcast("sessions", "show", session, "--json"))["attempts"] == 2
     assert gymcast("sessions", "cancel", session) == f"{session} is stopping\n"
     followed = gymcast("sessions", "tail", session)

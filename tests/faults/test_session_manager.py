@@ -129,3 +129,19 @@ async def test_a_worker_killed_too_often_is_a_failure(tmp_path: Path) -> None:
         assert ended.status == "failed"
         assert ended.reason is not None
         assert "SIGKILL" in ended.reason
+
+
+async def test_a_worker_that_somebody_terminates_goes_on_and_uses_no_retry(tmp_path: Path) -> None:
+    async with managing(tmp_path, keep_sessions=True) as manager:
+        session_id = await manager.create_session(short(10**9, max_retries=0))
+        worker = await process_of(manager, session_id)
+        await settled(manager, session_id, lambda record: record.timesteps > 0)
+        worker.terminate()
+        again = await settled(manager, session_id, lambda record: record.attempts == 2 and record.status == "running")
+        assert "retries" not in (again.resources or {})
+        moves = await manager.storage.transitions(session_id)
+        assert [move["to_status"] for move in moves][2:] == ["running", "stopping", "retrying", "starting", "running"]
+        assert moves[4]["reason"] == (
+            "stopped by a signal: received SIGTERM; it goes on from its checkpoint, to end it use stop or cancel"
+        )
+        assert (await asyncio.wait_for(_stopped(manager, session_id), 60)).status == "cancelled"

@@ -64,6 +64,7 @@ async def outlive(
         await asyncio.sleep(seconds)
         while not (folder / "0" / OUTCOME_NAME).exists():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        await asyncio.sleep(2.0)  # its end is tried to be stored meanwhile
         assert worker_of(folder / "1") is None, "the next one is not started before the first one's end is stored"
     await keeper.finish()
     for record in await records(url):

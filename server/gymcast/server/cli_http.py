@@ -76,7 +76,8 @@ def _refusal(server: str, status: int, answer: Any) -> str:
     if not isinstance(answer, dict):
         return f"{server} answered {status}"
     lines = [str(answer.get("detail") or answer.get("title") or f"{server} answered {status}")]
-    lines += [f"  {item.get('pointer', '')}: {item.get('message', '')}" for item in answer.get("errors") or []]
+    each = [f"{item.get('pointer', '')}: {item.get('message', '')}" for item in answer.get("errors") or []]
+    lines += [f"  {text}" for text in each if text != lines[0]]
     if status == 401:
         lines.append("  Give it as GYMCAST_TOKEN (or --token).")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import quote
 
 import typer
@@ -87,6 +87,8 @@ def list_sessions(
     """List sessions, newest first, with the reason why one waits or how it ended."""
     at = Server(server, token)
     known = [session for session in _sessions(at) if status in (None, session["status"])]
+    if status is not None and not known:
+        _check_status(status)
     known = sorted(known, key=lambda session: str(session["session_id"]), reverse=True)[:limit]
     if as_json:
         typer.echo(json.dumps(known, indent=2))
@@ -109,6 +111,17 @@ def list_sessions(
             str(session.get("wait_reason") or session.get("reason") or "")[:60],
         )
     print_table(table)
+
+
+def _check_status(status: str) -> None:
+    # Loaded on first use: commands that only ask a server start fast without it.
+    from gymcast.training.events import SessionStatus
+
+    statuses = get_args(SessionStatus)
+    if status not in statuses:
+        raise UserError(
+            f"--status {status!r} is no status{did_you_mean(status, statuses)}; there are {', '.join(statuses)}"
+        )
 
 
 @app.command("show", epilog="Example: gymcast sessions show latest")
@@ -135,17 +148,18 @@ def show_session(
         *("priority", "attempts", "start_time", "end_time"),
     ):
         if info.get(name):
-            typer.echo(f"{name:<12}{info[name]}")
-    typer.echo(f"{'progress':<12}{info.get('progress') or 0.0:.0%}, {info.get('current_episode') or 0:,} episodes")
+            shown = str(info[name])[:19].replace("T", " ") + " UTC" if name.endswith("_time") else info[name]
+            typer.echo(f"{name:<21}{shown}")
+    typer.echo(f"{'progress':<21}{info.get('progress') or 0.0:.0%}, {info.get('current_episode') or 0:,} episodes")
     for name, value in info["metrics"].items():
         if isinstance(value, float | int) and value:
             typer.echo(f"{name:<21}{value:,.6g}")
     for found in info["evaluations"]:
         if found.get("win_rate") is not None:
-            typer.echo(f"{'evaluation':<12}{found['win_rate']:.1f} % of {found['games']:,} games {found['opponent']}")
+            typer.echo(f"{'evaluation':<21}{found['win_rate']:.1f} % of {found['games']:,} games {found['opponent']}")
     for found in info["checkpoints"][:1]:
-        typer.echo(f"{'checkpoint':<12}{found['path']} ({found['timesteps']:,} decisions)")
-    typer.echo(f"{'page':<12}{session_url(server, str(known['session_id']))}")
+        typer.echo(f"{'checkpoint':<21}{found['path']} ({found['timesteps']:,} decisions)")
+    typer.echo(f"{'page':<21}{session_url(server, str(known['session_id']))}")
 
 
 @app.command("pause", epilog="Example: gymcast sessions pause latest")

@@ -123,7 +123,6 @@ async def _settle_abandoned(storage: Storage, record: SessionRecord) -> None:
     run_dir = Path((record.resources or {}).get("run_dir", ""))
     if await asyncio.to_thread(worker_of, run_dir) is not None:
         return  # it saves its checkpoint
-    await deliver_leftovers(storage, record.session_id, run_dir)
     outcome = await asyncio.to_thread(Outcome.read, run_dir, record.attempts)
     hint = f"the process that ran it has ended; go on with: gymcast train --resume {run_dir}"
     status, reason = "failed", hint
@@ -131,4 +130,5 @@ async def _settle_abandoned(storage: Storage, record: SessionRecord) -> None:
         following = what_follows(WorkerExit(None), outcome, None, 0, 0, keeps=False)
         status, reason = following.status, hint if following.status == "cancelled" else following.reason or ""
     with contextlib.suppress(StateError, NotFoundError, LeaseLostError):  # somebody else has settled it
+        await deliver_leftovers(storage, record.session_id, run_dir)
         await storage.update_session(record.session_id, status=status, reason=reason or None)

@@ -239,7 +239,6 @@ class Supervised:
 
     async def _settle(self, following: Next) -> None:
         """Store what follows. What the worker could not send goes first: nothing of an attempt comes after its end."""
-        await deliver_leftovers(self.storage, self.session_id, self.run_dir)
         if following.status == "retrying" and following.counts:
             await self._note(retries=self.retries + 1)
         self.resources.pop("after_stop", None)
@@ -249,6 +248,7 @@ class Supervised:
         self.due = self.since + (following.delay or 0.0)
 
         async def store() -> SessionRecord:
+            await deliver_leftovers(self.storage, self.session_id, self.run_dir)
             found = await self.storage.get_session(self.session_id)
             status = following.status
             if status in ("queued", "retrying"):
