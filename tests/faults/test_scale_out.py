@@ -253,6 +253,28 @@ async def test_redis_dies_and_comes_back(both: Both, pair: Pair) -> None:
         assert here.restarts == there.restarts == 0
 
 
+async def test_a_redis_that_hangs_is_noticed(both: Both, pair: Pair) -> None:
+    async with watching(both.one, both.session_id) as here, watching(both.two, both.session_id) as there:
+        for viewer in (here, there):
+            await viewer.next("training_status")
+        pair.redis.freeze()
+        try:
+            await both.report(both.one, 1, 2)
+            # Before anybody knows: the sender at once, the others by comparing with the database.
+            for viewer in (here, there):
+                assert await viewer.readings(1, 2) == [1, 2]
+            for client in (both.one, both.two):
+                await until(lambda client=client: readiness(client), "degraded", 30.0)  # type: ignore[misc]
+        finally:
+            pair.redis.thaw()
+        for client in (both.one, both.two):
+            await until(lambda client=client: readiness(client), "ready", 30.0)  # type: ignore[misc]
+        await both.report(both.two, 3)
+        for viewer in (here, there):
+            assert await viewer.readings(3, 3) == [3]
+            assert viewer.restarts == 0
+
+
 async def test_either_process_steers_a_training(both: Both) -> None:
     config = {"envId": "CartPole-v1", "totalTimesteps": 10**12, "parallelEpisodes": 2, "evaluationGames": 0}
     session_id = (await post(both.one, SESSIONS, {"config": config}))["session_id"]
