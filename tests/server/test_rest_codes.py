@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import aiohttp
@@ -79,19 +79,46 @@ async def test_full_writer_is_503_and_stores_nothing_of_the_request(
                 return 503, 0
             return answer.status, (await answer.json())["accepted"]
 
-    holder = sqlite3.connect(Path(server_database.removeprefix("sqlite:///")), isolation_level=None)
-    try:
+    with closing(sqlite3.connect(server_database.removeprefix("sqlite:///"), isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         posts = [asyncio.create_task(post()) for _ in range(30)]
         done, _ = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED, timeout=30)
         assert done, "with 15,000 rows waiting some have to be refused at once"
         holder.execute("COMMIT")
-    finally:
-        holder.close()
     answers = await asyncio.gather(*posts)
     assert {status for status, _ in answers} == {201, 503}
     async with client.get(f"{one}/history?points=1") as answer:
         assert (await answer.json())["total_points"] == sum(accepted for _, accepted in answers)
+
+
+async def test_server_whose_writer_is_held_up_is_not_ready(
+    client: aiohttp.ClientSession, new_session: NewSession, server_database: str
+) -> None:
+    if not server_database.startswith("sqlite"):
+        pytest.skip("another connection holds up the writer of a SQLite file")
+    one = f"{SESSIONS}/{await new_session()}"
+
+    async def post() -> int:
+        async with client.post(f"{one}/metrics", json=metrics()) as answer:
+            return answer.status
+
+    async with client.get("/health/ready") as answer:
+        assert answer.status == 200
+    with closing(sqlite3.connect(server_database.removeprefix("sqlite:///"), isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        posts = [asyncio.create_task(post())]
+        await asyncio.sleep(0.2)
+        posts.append(asyncio.create_task(post()))  # the first is at work, so this one waits for the writer
+        async with asyncio.timeout(10):
+            while True:
+                await asyncio.sleep(0.2)
+                async with client.get("/health/ready") as answer:
+                    if answer.status == 503:
+                        await expect_problem(answer, 503, "not-ready")
+                        assert answer.headers["Retry-After"] == "5"
+                        break
+        holder.execute("COMMIT")
+    assert await asyncio.gather(*posts) == [201, 201]
 
 
 @pytest.mark.parametrize(

@@ -346,10 +346,10 @@ class Health(Answer):
 class Readiness(Answer):
     """Whether the server can take work."""
 
-    status: Literal["ready", "degraded", "not ready"] = Field(
+    status: Literal["ready", "degraded"] = Field(
         description="degraded: it does its work, but the other server processes cannot be reached"
     )
-    database: Literal["ok", "unavailable"]
+    database: Literal["ok"]
     redis: Literal["ok", "unavailable", "off"]
     writer_lag_seconds: Seconds
 

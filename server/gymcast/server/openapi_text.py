@@ -17,7 +17,8 @@ changed the session in between; with `If-None-Match`, GET answers 304 when nothi
 
 **Reports.** 201 means committed. A full server answers 503 with `Retry-After`, and has stored nothing of the request.
 
-**Numbers** are finite: a producer that has no value sends null. **Times** are RFC 3339 and in UTC.
+**Numbers** are finite, integers have at most 64 bits: a producer that has no value sends null. **Text** has no U+0000.
+**Times** are RFC 3339 and in UTC.
 
 Every GET may be sent as HEAD. Unknown query parameters and unknown fields in bodies are refused (422), so a slip of the
 pen is noticed. Another method answers 405 with `Allow`."""
@@ -25,9 +26,12 @@ pen is noticed. Another method answers 405 with `Allow`."""
 WEBSOCKET: Final = """\
 **Live messages** come by WebSocket from `/ws/{session_id}`, each as `{v, type, session, epoch, seq, ts, data}`. First
 `connection_status` with the epoch and the newest number of each type, then the state of the session, then what happens.
-A client may send `Subscribe`, `Unsubscribe`, `Ping` and `Resume` (see the schemas). The numbers of a type have no gaps;
-after a lost connection `Resume` brings all that was missed, or says `recovered: false` and begins anew. Close codes:
-1001 the server ends, 1008 too many messages, 1009 message too large, 4008 too slow, 4410 the session is gone."""
+A client may send `Subscribe`, `Unsubscribe`, `Ping` and `Resume` (see the models). The numbers of a type have no gaps;
+after a lost connection `Resume` brings all that was missed, or says `recovered: false` and begins anew. A browser,
+which can send no header, brings a ticket of `POST /api/tickets`. Close codes: 1001 the server ends, 1008 too many
+messages, 1009 message too large, 1011 the server failed, 4008 too slow, 4010 state lost (connect again after all of
+these); 4400 and above (connect again to no purpose): 4401 no or another token, 4404 no such session, 4410 the session
+is gone."""
 
 SCOPES: Final[dict[str, str]] = {
     "read": "look at everything",

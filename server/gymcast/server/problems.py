@@ -55,6 +55,7 @@ PROBLEM_TYPES: Final[dict[str, tuple[int, str, str]]] = {
     "busy": (503, "Busy", "The server cannot take this now. Nothing was stored; try again after Retry-After."),
     "no-capacity": (503, "No capacity", "The limit of live connections is reached."),
     "database-unavailable": (503, "Database unavailable", "The database cannot be used now."),
+    "not-ready": (503, "Not ready", "The server cannot take work now: the database is away or cannot keep up."),
     "not-managed": (503, "No session manager", "This server does not run trainings itself."),
 }
 

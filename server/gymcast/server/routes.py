@@ -123,7 +123,7 @@ _SERVER_ROUTES: Final = in_group(
     Route("GET", "/health", system.health, None, "health", answers={200: models.Health}),
     Route("GET", "/health/live", system.health, None, "health_live", answers={200: models.Health}),
     Route("GET", "/health/ready", system.ready, None, "health_ready",
-          answers={200: models.Readiness, 503: models.Readiness}),
+          answers={200: models.Readiness}, problems=("not-ready",)),
     Route("GET", "/metrics", system.prometheus, "read", "get_prometheus_metrics", answers={200: Media("text/plain")}),
     Route("GET", "/status", system.status, "read", "get_status", answers={200: models.ServerStatus}),
     Route("GET", "/api/system/status", system.system_status, "read", "get_system_status",

@@ -48,14 +48,13 @@ async def ready(request: web.Request) -> web.Response:
         database = "ok"
     except StorageError:
         database = "unavailable"
-    good = database == "ok" and lag < _READY_LAG_S
+    if database != "ok" or lag >= _READY_LAG_S:
+        raise Problem(
+            "not-ready", f"The database is {database}; the writer is {lag:.1f} s behind.", headers={"Retry-After": "5"}
+        )
     redis = "off" if link is None else "ok" if link.is_connected else "unavailable"
-    status = "not ready" if not good else "degraded" if redis == "unavailable" else "ready"
-    return answer(
-        {"status": status, "database": database, "redis": redis, "writer_lag_seconds": lag},
-        status=200 if good else 503,
-        headers=None if good else {"Retry-After": "5"},
-    )
+    status = "degraded" if redis == "unavailable" else "ready"
+    return answer({"status": status, "database": database, "redis": redis, "writer_lag_seconds": lag})
 
 
 async def prometheus(request: web.Request) -> web.Response:
