@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import pytest
 from sqlalchemy.engine import make_url
 
 from gymcast.training.config import TrainingConfig
+from gymcast.training.events import ErrorData, Event
 from gymcast.training.run_folder import OUTCOME_NAME, worker_of
-from gymcast.training.storage import Storage
+from gymcast.training.sessions.leftovers import deliver_leftovers
+from gymcast.training.storage import Storage, StorageUnavailableError
 
 from ..managed import PACED, Keeper, check_rows, records, rows, run_dir_of, seen, statuses, weights
 from ..postgres_server import OwnServer, own_server_or_skip
@@ -53,9 +56,17 @@ async def stopped(server: OwnServer) -> AsyncIterator[None]:
 
 
 async def outlive(
-    folder: Path, url: str, away: AbstractAsyncContextManager[None], weights_: str, seconds: float = 0.0
+    folder: Path,
+    url: str,
+    away: AbstractAsyncContextManager[None],
+    weights_: str,
+    seconds: float = 0.0,
+    longer: float = 0.0,
 ) -> None:
-    """Two sessions, one after the other. The database is ``away``, at least so long, while the first one ends."""
+    """Two sessions, one after the other. The database is ``away`` while the first one ends.
+
+    It is for ``seconds`` or more, and for ``longer`` after that end.
+    """
     keeper = await Keeper.start(folder, url, 2, [PACED], max_concurrent_sessions=1)
     async with await Storage.open(url) as storage:
         session_id = min(record.session_id for record in (await storage.list_sessions())[0])
@@ -64,7 +75,7 @@ async def outlive(
         await asyncio.sleep(seconds)
         while not (folder / "0" / OUTCOME_NAME).exists():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        await asyncio.sleep(2.0)  # its end is tried to be stored meanwhile
+        await asyncio.sleep(longer)
         assert worker_of(folder / "1") is None, "the next one is not started before the first one's end is stored"
     await keeper.finish()
     for record in await records(url):
@@ -80,9 +91,30 @@ async def test_sqlite_locked_by_another_process(tmp_path: Path, undisturbed: str
     await outlive(tmp_path, url, locked(url), undisturbed)
 
 
+async def test_what_a_worker_has_left_waits_until_the_database_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gymcast.training.storage.sqlite.WRITE_WAIT_S", 0.3)
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    (tmp_path / "spool").mkdir()
+    left = tmp_path / "spool" / "worker.jsonl"
+    fact = Event(seq=1, type="error", data=ErrorData(code="x", message="y"))
+    left.write_text(fact.model_dump_json() + "\n")
+    async with await Storage.open(url) as storage:
+        session_id = (await storage.create_session(kind="external", algorithm="ppo")).session_id
+        async with locked(url):
+            with pytest.raises(StorageUnavailableError):
+                await deliver_leftovers(storage, session_id, tmp_path)
+        assert left.exists()
+        await deliver_leftovers(storage, session_id, tmp_path)
+        assert not left.exists()
+    assert rows(url, "SELECT count(*) FROM events") == [(1,)]
+
+
 async def test_postgresql_stopped(tmp_path: Path, undisturbed: str) -> None:
     with own_server_or_skip() as server:
-        await outlive(tmp_path, server.url, stopped(server), undisturbed)
+        # Longer than a write waits for the server: the end of the first session is tried to be stored again.
+        await outlive(tmp_path, server.url, stopped(server), undisturbed, longer=7.0)
 
 
 def allow(pid: int, bytes_: int) -> None:
