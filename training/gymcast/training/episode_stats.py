@@ -48,6 +48,8 @@ class EpisodeStats:
             self._running_length = np.zeros(len(dones), dtype=np.int64)
         self._running_return += rewards
         self._running_length += 1
+        if not dones.any():
+            return  # most steps: this runs at every one
         ended = np.flatnonzero(dones)
         for lane in ended:
             self._finish(infos[int(lane)], float(self._running_return[lane]), int(self._running_length[lane]))
