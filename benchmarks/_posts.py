@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from typing import Any
 
 from _processes import Process
@@ -12,7 +13,9 @@ from _processes import Process
 
 async def _send(port: int, method: str, path: str, bodies: list[bytes]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    for body in bodies:
+    waiting = deque(bodies)
+    while waiting:
+        body = waiting[0]
         writer.write(
             f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n".encode()
@@ -21,8 +24,12 @@ async def _send(port: int, method: str, path: str, bodies: list[bytes]) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         answer = await reader.readexactly(length)
+        if head.startswith(b"HTTP/1.1 503"):  # the disk cannot keep up: later again, as Retry-After says
+            await asyncio.sleep(1)
+            continue
         if head[:12] not in (b"HTTP/1.1 200", b"HTTP/1.1 201"):
             raise SystemExit(f"{head.decode()}{answer.decode()}")
+        waiting.popleft()
     writer.close()
 
 

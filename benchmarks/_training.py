@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -27,30 +30,41 @@ class Watched:
 
 
 def train(env: str, seconds: float, clients: int) -> Watched:
-    """Train with ``gymcast train`` and its server in processes of their own, followed by ``clients``."""
+    """Train under ``gymcast serve``, the server and the training in processes of their own, followed by ``clients``."""
     with tempfile.TemporaryDirectory(prefix="gymcast-bench-") as runs:
-        command = [sys.executable, "-m", "gymcast.server.cli", "train", env, "--minutes", str(seconds / 60), "--json"]
-        command += ["--no-stay", "--port", "auto", "--seed", "1", "--runs-dir", runs, "--set", "evaluation_games=0"]
+        command = [sys.executable, "-m", "gymcast.server.cli", "serve", "--port", "auto", "--runs-dir", runs]
         room = {"MAX_CONNECTIONS_PER_SESSION": str(clients + 10), "MAX_TOTAL_CONNECTIONS": str(clients + 10)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **room})
-        assert process.stdout is not None, "it is a pipe"
-        begun = json.loads(process.stdout.readline())
-        used = _ProcessorTime(process.pid)
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **room}
+        )
+        assert server.stdout is not None, "it is a pipe"
+        url = server.stdout.readline().split()[-1].rstrip("/")
+        used = _ProcessorTime(server.pid)
+        config = {"env_id": env, "max_minutes": seconds / 60, "seed": 1, "evaluation_games": 0}
+        session = _call("POST", f"{url}/api/training/sessions", {"config": config})["session_id"]
         viewers = None
         if clients:
-            address = urlsplit(begun["page"])
-            where = (str(address.hostname), str(address.port), f"/ws/{begun['session_id']}")
+            address = urlsplit(url)
+            where = (str(address.hostname), str(address.port), f"/ws/{session}")
             viewers = Process("_spectators.py", *where, str(clients))
             viewers.answer()
             viewers.say("go")
-        lines = [json.loads(line) for line in process.stdout]
+        while (info := _call("GET", f"{url}/api/training/sessions/{session}"))["end_time"] is None:
+            time.sleep(0.5)
         found = {} if viewers is None else viewers.ask("stop")
         if viewers is not None:
             viewers.end()
-        if process.wait() != 0:
-            raise SystemExit(f"the training failed: {lines[-1:]}")
-    samples = int(lines[-1]["timesteps"])
-    return Watched(samples / seconds, samples / used.seconds(), int(found.get("frames", 0)))
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    if info["status"] == "failed":
+        raise SystemExit(f"the training failed: {info['reason']}")
+    return Watched(info["timesteps"] / seconds, info["timesteps"] / used.seconds(), int(found.get("frames", 0)))
+
+
+def _call(method: str, url: str, body: Any = None) -> Any:
+    request = urllib.request.Request(url, method=method, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, None if body is None else json.dumps(body).encode()) as answer:
+        return json.load(answer)
 
 
 class _ProcessorTime:
