@@ -75,7 +75,9 @@ export class LiveLink {
       address = await this.address(this.epoch === null ? {} : { resume: "1" });
     } catch (failure) {
       if (!(failure instanceof ApiError)) throw failure;
-      this.#lost(0);
+      // There is no ticket any more, such as for the guest of a room that has ended; asking again changes nothing.
+      if (failure.status === 403 || failure.status === 404) this.finish(failure.message);
+      else this.#lost(0);
       return;
     } finally {
       this.opening = false;
