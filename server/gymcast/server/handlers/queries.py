@@ -6,6 +6,7 @@ A parameter that is not in the model, given twice or out of its bounds is a 422 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from aiohttp import web
@@ -70,6 +71,9 @@ Q = TypeVar("Q", bound=Query)
 
 def read_query(request: web.Request, model: type[Q]) -> Q:
     """The query of ``request``. Raises :class:`Problem` (422) that names every parameter that is wrong."""
+    if not request.query_string:
+        empty: Q = _without_query(model)
+        return empty
     given = request.query
     values = dict(given)
     if len(values) != len(given):
@@ -79,6 +83,12 @@ def read_query(request: web.Request, model: type[Q]) -> Q:
         return model.model_validate(values)
     except ValidationError as error:
         raise _problem(model, error) from None
+
+
+@cache
+def _without_query(model: type[Q]) -> Q:
+    # Most reports come without one; every parameter has a default.
+    return model()
 
 
 def _problem(model: type[Query], error: ValidationError) -> Problem:
