@@ -177,9 +177,12 @@ def _from_rollups(
     for bucket, rows_in_bucket, data in rows:
         wanted = data if names is None else {name: entry for name, entry in data.items() if name in names}
         index = (bucket - first_bucket) // joined
-        count, sums = found.get(index, (0, {}))
-        add_sums(sums, wanted)
-        found[index] = (count + rows_in_bucket, sums)
+        held = found.get(index)
+        if held is None:
+            found[index] = (rows_in_bucket, wanted)  # as it was read; what is joined to it is added there
+        else:
+            add_sums(held[1], wanted)
+            found[index] = (held[0] + rows_in_bucket, held[1])
     width = width_s * 1_000_000
     return [_bucket((first_bucket + index * joined) * width, joined * width, *found[index]) for index in sorted(found)]
 
