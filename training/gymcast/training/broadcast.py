@@ -107,6 +107,7 @@ class EventSink:
         self.quiet = False
         """Whether nothing has to be said when there is nothing to say: no heartbeats."""
         self._retiring = False
+        self._hurry = False
         self._desired: DesiredState = "running"
         self._seq = 0
         self._queue: deque[Event] = deque()
@@ -158,7 +159,11 @@ class EventSink:
         self._wake.set()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until everything emitted so far has arrived, at most ``timeout`` seconds; returns whether it has."""
+        """Wait until everything emitted so far has arrived, at most ``timeout`` seconds; returns whether it has.
+
+        A server that is away is tried at once, whenever its turn would have been.
+        """
+        self._hurry = True
         self._wake.set()
         with self._idle:
             return self._idle.wait_for(self._nothing_waits, timeout)
@@ -237,6 +242,9 @@ class EventSink:
         look = time.monotonic() + LOOK_AGAIN_SECONDS
         while not self._closing and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
+            if self._hurry:
+                self._hurry = False
+                return
             if time.monotonic() >= look:
                 look += LOOK_AGAIN_SECONDS
                 self._turn()
