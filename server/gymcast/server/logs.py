@@ -51,6 +51,8 @@ def configure(level: str | int, log_format: LogFormat) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=level, handlers=[handler])
+    if logging.getLogger().getEffectiveLevel() > logging.DEBUG:
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each step of a new database
 
 
 def log_access(method: str, path: str, status: int, milliseconds: float, principal: str) -> None:
