@@ -164,7 +164,9 @@ def check_rows(url: str, record: SessionRecord) -> None:
     outcome = Outcome.read(run_dir_of(record), record.attempts)
     assert outcome is not None
     here = f"session_id = '{record.session_id}'"
-    assert (outcome.events,) in rows(url, f"SELECT head FROM producers WHERE {here}")
+    heads = rows(url, f"SELECT head FROM producers WHERE {here}")
+    left = [path.read_text()[-2000:] for path in (run_dir_of(record) / "spool").glob("*.jsonl")]
+    assert (outcome.events,) in heads, f"{outcome.events} events, stored up to {heads}, left behind: {left}"
     twice = f"SELECT count(*) - count(DISTINCT CAST(data AS TEXT) || CAST(ts_us AS TEXT)) FROM metrics WHERE {here}"
     assert rows(url, twice) == [(0,)]
     ends = f"SELECT count(*) FROM transitions WHERE {here} AND to_status = 'completed'"

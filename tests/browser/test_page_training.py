@@ -37,7 +37,7 @@ async def test_watching_a_training(
         "archers",
         # Short matches: the first are over, and can be watched, after a second.
         env_kwargs={"opponent": "beginner", "max_duration_s": 8.0},
-        total_timesteps=100 * 64 * 8,
+        total_timesteps=400 * 64 * 8,  # long enough for readings to come while the page looks on
         parallel_episodes=64,
         hyperparameters={"n_steps": 64, "batch_size": 512},
         evaluation_games=8,
