@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -168,6 +169,22 @@ def test_a_server_that_does_not_answer_cannot_hold_up_the_end(tmp_path: Path) ->
         assert not sink.close(0.3)
         assert time.monotonic() - started < 3.0
     assert sum(len(path.read_text().splitlines()) for path in tmp_path.glob("*.jsonl")) == 1
+
+
+def test_a_server_that_answers_no_more_cannot_take_events_with_it(tmp_path: Path) -> None:
+    receipt = b'{"accepted":0,"duplicates":0,"last_seq":0,"desired":"running","watchers":0}'
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sink = EventSink(f"http://127.0.0.1:{server.getsockname()[1]}", "s", spool_dir=tmp_path)
+        kept_alive, _ = server.accept()
+        with kept_alive:
+            kept_alive.recv(65536)  # a sign of life
+            kept_alive.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(receipt), receipt))
+            wait_for(lambda: sink.connected)
+            sink.emit(note(1))
+            time.sleep(0.5)
+            assert not sink.close(0.3)
+    (left,) = tmp_path.glob("*.jsonl")
+    assert [json.loads(line)["seq"] for line in left.read_text().splitlines()] == [1]
 
 
 def test_a_full_spool_keeps_the_oldest_and_the_loss_is_reported(tmp_path: Path, make_receiver: Any) -> None:

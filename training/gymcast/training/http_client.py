@@ -47,6 +47,7 @@ class HttpClient:
 
     def __init__(self, base_url: str, *, token: str | None = None) -> None:
         self._connection: http.client.HTTPConnection | None = None
+        self._aborted = False
         self.move_to(base_url, token)
 
     def move_to(self, base_url: str, token: str | None) -> None:
@@ -90,6 +91,8 @@ class HttpClient:
             raise ServerAway(f"{type(error).__name__}: {error}") from error
 
     def _post(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        if self._aborted:
+            raise ConnectionAbortedError("the client was told to give up")
         if self._connection is None:
             self._connection = self._kind(self._host, self._port, timeout=_TIMEOUT_SECONDS)
         self._connection.request("POST", self._prefix + path, body, self._headers | headers)
@@ -100,7 +103,8 @@ class HttpClient:
         return response.status, {name.lower(): value for name, value in response.getheaders()}, content
 
     def abort(self) -> None:
-        """Make a request that another thread is waiting in fail at once."""
+        """Make a request that another thread is waiting in fail at once, and every one after it."""
+        self._aborted = True
         connection = self._connection
         if connection is not None and connection.sock is not None:
             with contextlib.suppress(OSError):  # already closed by the other side
