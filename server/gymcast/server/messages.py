@@ -6,7 +6,7 @@ import json
 import struct
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -27,8 +27,7 @@ from gymcast.training.storage import rfc3339, to_us
 PROTOCOL_VERSION: Final = 1
 MAX_INBOUND_BYTES: Final = 64 << 10
 
-# Types that a client may subscribe to. connection_status and error always arrive.
-CHANNEL_TYPES: Final = (
+ChannelType = Literal[
     "training_metrics",
     "bot_decision",
     "graph_update",
@@ -37,7 +36,9 @@ CHANNEL_TYPES: Final = (
     "training_status",
     "checkpoint",
     "evaluation",
-)
+]
+# Types that a client may subscribe to. connection_status and error always arrive.
+CHANNEL_TYPES: Final[tuple[str, ...]] = get_args(ChannelType)
 # Types of which a slow client gets only the newest, or (decisions) none.
 LATEST_WINS: Final = frozenset({"training_metrics", "graph_update", "frame", "picture"})
 SKIPPED_WHEN_SLOW: Final = frozenset({"bot_decision"})
@@ -55,17 +56,6 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 PING: Final = b"\x89\x00"
 # A batch is closed once it is this large, and another one begun: clients have limits of their own.
 _BATCH_BYTES: Final = 512 << 10
-
-ChannelType = Literal[
-    "training_metrics",
-    "bot_decision",
-    "graph_update",
-    "frame",
-    "picture",
-    "training_status",
-    "checkpoint",
-    "evaluation",
-]
 
 # Errors arrive whatever is subscribed to, and are numbered as well.
 NumberedType = ChannelType | Literal["error"]
