@@ -4,6 +4,7 @@
     python benchmarks/ingest.py --database postgresql://postgres@127.0.0.1/empty_database
 
     python benchmarks/ingest.py --only http                           a whole server, asked over kept-alive connections
+    python benchmarks/ingest.py --only history                        a long history of a whole server
 
 Every figure is the median of ``--repeats``. Over HTTP: the server is a process of its own, and its processor time is
 what counts; a handler that does nothing is measured in turn with it. In process: readings are validated models already,
@@ -16,15 +17,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 from _common import interleave, machine, median, table
 from _posts import measure
+from _processes import Process
 from gymcast.training.events import Event, TrainingMetricsData
 from gymcast.training.storage import HistoryRange, Storage
 
@@ -76,11 +80,17 @@ async def rate(storage: Storage, producers: int, batches: int, size: int) -> flo
     return producers * batches * size / (time.perf_counter() - begun)
 
 
-async def histories(storage: Storage, rows: int, repeats: int) -> list[float]:
-    """Milliseconds for 1,000 buckets over everything."""
+async def fill(storage: Storage, rows: int) -> str:
+    """A session with so many readings, one a second; returns its id."""
     (name,) = await sessions(storage, 1)
     for first in range(1, rows + 1, BATCH):
         await storage.add_events(name, "bench", numbered(first, min(BATCH, rows + 1 - first)))
+    return name
+
+
+async def histories(storage: Storage, rows: int, repeats: int) -> list[float]:
+    """Milliseconds for 1,000 buckets over everything."""
+    name = await fill(storage, rows)
     took = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
@@ -122,6 +132,36 @@ def over_http(database: str, repeats: int) -> None:
     )
 
 
+def history_over_http(database: str, rows: int, repeats: int) -> None:
+    """What a long history takes from the request to its last byte."""
+
+    async def prepare() -> str:
+        async with await Storage.open(database) as storage:
+            return await fill(storage, rows)
+
+    name = asyncio.run(prepare())
+    server = Process("_broadcasters.py", "gymcast", "--database", database)
+    connection = HTTPConnection("127.0.0.1", json.loads(server.answer())["port"])
+    took, cpu = [], []
+    for _ in range(repeats + 1):
+        before, begun = server.cpu(), time.perf_counter()
+        connection.request("GET", f"/api/training/sessions/{name}/history?points=1000")
+        response = connection.getresponse()
+        body = response.read()
+        took.append((time.perf_counter() - begun) * 1000)
+        cpu.append((server.cpu() - before) * 1000)
+        if response.status != 200:
+            raise SystemExit(body.decode())
+    server.end()
+    buckets = json.loads(body)["metrics_data"]
+    assert sum(bucket["count"] for bucket in buckets) == rows
+    ms = sorted(took[1:])  # the first one fills the caches
+    print(
+        f"GET /history?points=1000 of {rows:,} readings, {len(ms)} times: {len(buckets)} buckets, {len(body):,} bytes,"
+        f" median {median(ms):.0f} ms ({ms[0]:.0f} to {ms[-1]:.0f}), {sum(cpu[1:]) / len(ms):.0f} ms of processor"
+    )
+
+
 def _cpu(kind: str, database: str, connections: int, requests: int, body: dict[str, Any]) -> float:
     return measure(kind, database, connections, requests, body)[1]
 
@@ -140,18 +180,17 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50, help="of 500 readings, for each producer")
     parser.add_argument("--rows", type=int, default=1_000_000, help="readings of the long history; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=("storage", "http"))
+    parser.add_argument("--only", choices=("storage", "http", "history"))
     arguments = parser.parse_args()
     print(machine())
-    if arguments.only != "storage":
+    if arguments.only in (None, "http"):
         over_http(arguments.database or "", arguments.repeats)
-    if arguments.only == "http":
-        return
-    if arguments.database is not None:
-        asyncio.run(in_process(arguments.database, arguments))
-        return
     with tempfile.TemporaryDirectory(prefix="gymcast-bench-") as folder:
-        asyncio.run(in_process(f"sqlite:///{Path(folder) / 'bench.db'}", arguments))
+        database = arguments.database or f"sqlite:///{Path(folder) / 'bench.db'}"
+        if arguments.only in (None, "storage"):
+            asyncio.run(in_process(database, arguments))
+        if arguments.only in (None, "history") and arguments.rows:
+            history_over_http(database, arguments.rows, max(arguments.repeats, 15))
 
 
 if __name__ == "__main__":

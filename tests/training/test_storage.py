@@ -333,6 +333,7 @@ async def test_readings_that_come_one_by_one_are_in_the_history_before_and_after
     assert "average_reward" not in before[0]["metrics"]
     # The storage sums them up on its own, also those that an earlier process left behind.
     monkeypatch.setattr(storage_module, "ROLL_SECONDS", 0.01)
+    monkeypatch.setattr(storage_module, "_ROLL_PAUSE_S", 0.01)
     await storage.add_data(session_id, [reading(200, 200)])
     await storage.close()
     async with await Storage.open(database_url) as again:

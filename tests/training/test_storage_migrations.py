@@ -127,6 +127,13 @@ async def test_opening_twice_and_at_once_migrates_once(new_url: str) -> None:
         await storage.close()
 
 
+async def test_several_databases_are_opened_at_once(tmp_path: Path) -> None:
+    opened = await asyncio.gather(*(Storage.open(f"sqlite:///{tmp_path / str(n)}.db") for n in range(4)))
+    for storage in opened:
+        await external(storage)
+        await storage.close()
+
+
 async def test_database_of_a_newer_version_is_refused_and_left_alone(new_url: str) -> None:
     async with await Storage.open(new_url) as storage:
         await external(storage)

@@ -14,7 +14,6 @@ from .errors import (
 )
 from .history import MAX_POINTS, HistoryRange
 from .ids import new_id, rfc3339, to_us
-from .ingest import ReplayContentError, decode_replay
 from .leases import LEASE_SECONDS, Leases
 from .missed import STATES, Missed, live_type
 from .records import (
@@ -34,6 +33,7 @@ from .records import (
 from .rooms import CODE_ALPHABET, RoomRecord, TooManyRoomsError
 from .states import ACTIVE, MOVES, TERMINAL, WAITING
 from .storage import Storage
+from .typed_rows import ReplayContentError, decode_replay
 
 __all__ = [
     "ACTIVE",

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from .engine import Database, make_database
+from .databases import make_database
+from .engine import Database
 from .errors import StorageError, StorageUnavailableError
 from .schema import clock, metadata, sessions
 

@@ -1,407 +1,210 @@
-"""Storing a producer's events: repeats left out, each type in its table, the session's row kept up with them."""
+"""Storing what producers report: many reports in one transaction, and with one set of statements.
+
+A report that is alone costs a handful of statements. Those that wait while a transaction runs are stored together by
+the next one: their sessions are read at once, what they change is worked out in memory, and each table is written at
+once. See ``benchmarks/ingest.py``.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import logging
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from gymcast.training.events import (
     BotDecisionData,
-    CheckpointData,
-    EvaluationData,
     Event,
     EventReceipt,
     Message,
-    PerformanceGraphData,
-    ReplayData,
     TrainingMetricsData,
-    TrainingStatusData,
     event_type_of,
+    utc_now,
 )
 
 from . import schema
 from .bulk import insert_rows
-from .errors import DuplicateIdError, NotFoundError, StateError
+from .errors import NotFoundError
 from .ids import now_us, to_us
 from .missed import counted
-from .numbers import Numbers, accept, stored_numbers
-from .prepared import find_session, update_session
-from .records import Committed, NewEpisode, SessionRecord
+from .numbers import Numbers, Source, find_numbers, in_order, pick_new, write_numbers
+from .prepared import find_sessions, update_sessions
+from .records import Committed, to_json_text
 from .rollups import BULK, add_blocks, blocks_of, roll_up
-from .states import ACTIVE, TERMINAL, WAITING, check_move
-
-log = logging.getLogger(__name__)
+from .session_rows import Row, changes_of_events, made_visible, transition
+from .typed_rows import insert_typed
 
 # Producer name of events that came without one (plain metrics POSTs); their numbers are given here.
 UNNUMBERED: Final = "rest"
-Row = dict[str, Any]
-M = TypeVar("M", bound=Message)
 # Types whose data is kept in a table of its own, or (frame, episodes, picture) not at all.
 _OWN_TABLE: Final = frozenset(
     {"training_metrics", "bot_decision", "graph_update", "checkpoint", "evaluation", "replay"}
     | {"frame", "episodes", "picture"}
 )
+_COLUMNS: Final[dict[sa.Table, tuple[str, ...]]] = {
+    schema.events: ("session_id", "producer", "seq", "type", "ts_us", "data"),
+    schema.metrics: ("session_id", "ts_us", "episode", "data"),
+    schema.decisions: ("session_id", "ts_us", "data"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Numbered ``events`` of a producer, or ``data`` of the time ``moment`` that came without numbers."""
+
+    session_id: str
+    producer: str
+    events: Sequence[Event] = ()
+    data: Sequence[Message] = ()
+    moment: datetime = field(default_factory=utc_now)
+
+    @property
+    def source(self) -> Source:
+        """Whose numbers these are."""
+        return self.session_id, self.producer
+
+    def numbered(self, known: Numbers) -> Sequence[Event]:
+        """The events. Data without numbers get the next ones, so all of it is new."""
+        if not self.data:
+            return self.events
+        return [
+            Event.model_validate(
+                {"seq": known.last + 1 + place, "ts": self.moment, "type": event_type_of(item), "data": item}
+            )
+            for place, item in enumerate(self.data)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """Result of one batch."""
+    """Result of one report."""
 
     receipt: EventReceipt
     committed: Committed
-    tail: bool
-    """Whether readings wait to be summed up."""
+    tail: int
+    """How many readings of the session wait to be summed up."""
 
 
-class ReplayContentError(ValueError):
-    """``bytes_base64`` of a replay event is not base64."""
+def ingest(connection: sa.Connection, reports: Sequence[Report]) -> list[Ingested | NotFoundError]:
+    """Store what is new of ``reports``, one after the other, in the running transaction.
 
-
-def decode_replay(data: ReplayData) -> bytes:
-    """The replay's bytes. Raises :class:`ReplayContentError`."""
-    try:
-        return base64.b64decode(data.bytes_base64, validate=True)
-    except (binascii.Error, ValueError):
-        raise ReplayContentError(f"replay {data.replay_id}: bytes_base64 is not base64") from None
-
-
-def lock_session(connection: sa.Connection, session_id: str) -> Row:
-    """The session's row, locked until the transaction ends. Raises :class:`NotFoundError`."""
-    row = find_session(connection, session_id)
-    if row is None:
-        raise NotFoundError("session", session_id)
-    return row
-
-
-def ingest(connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event]) -> Ingested:
-    """Store what is new of ``events`` in the running transaction."""
-    session = lock_session(connection, session_id)
-    return _store(connection, session, producer, stored_numbers(connection, session_id, producer), events)
-
-
-def ingest_unnumbered(
-    connection: sa.Connection, session_id: str, data: Sequence[Message], moment: datetime
-) -> Ingested:
-    """Store data that came without numbers: they get the next ones, so all of it is new."""
-    session = lock_session(connection, session_id)
-    known = stored_numbers(connection, session_id, UNNUMBERED)
-    first = 1 if known is None else known.last + 1
-    events = [
-        Event.model_validate({"seq": first + place, "ts": moment, "type": event_type_of(item), "data": item})
-        for place, item in enumerate(data)
-    ]
-    return _store(connection, session, UNNUMBERED, known, events)
-
-
-def _store(
-    connection: sa.Connection, session: Row, producer: str, known: Numbers | None, events: Sequence[Event]
-) -> Ingested:
-    session_id = session["session_id"]
-    numbers, fresh = accept(connection, session_id, producer, known, events)
-    by_type: dict[str, list[Event]] = defaultdict(list)
-    for event in fresh:
-        by_type[event.type].append(event)
-    changes, status_changed = _session_changes(session, fresh)
-    hidden: Row = {"seen_us": now_us(), "heads": counted(session["heads"], fresh, status=status_changed)}
-    if fresh:
-        _insert_events(connection, session_id, producer, fresh, numbers.head)
-        _insert_typed(connection, session_id, by_type)
-    if readings := _data(by_type.get("training_metrics", ()), TrainingMetricsData):
-        hidden |= _insert_metrics(connection, session, readings)
-    session |= write_session(connection, session, {**changes, **hidden}, visible=bool(changes))
-    receipt = EventReceipt(
-        accepted=len(fresh),
-        duplicates=len(events) - len(fresh),
-        last_seq=numbers.last,
-        desired=session["desired"],
-    )
-    committed = Committed(session_id, SessionRecord.from_row(session), tuple(fresh), status_changed)
-    return Ingested(receipt, committed, bool(session["unrolled"]))
-
-
-def write_session(connection: sa.Connection, session: Row, changes: Row, *, visible: bool) -> Row:
-    """Write ``changes``; visible ones count the version up, and a change of status is logged in ``transitions``.
-
-    Visible changes are told to viewers, so unless ``changes`` has ``heads``, they get a number here.
+    A report to a session that does not exist has :class:`NotFoundError` as its result and keeps nobody else up.
     """
-    moment = now_us()
-    if visible:
-        told = {"heads": counted(session["heads"], (), status=True)}
-        changes = {**told, **changes, "version": session["version"] + 1, "updated_us": moment}
-    update_session(connection, session["session_id"], changes)
-    status = changes.get("status", session["status"])
-    if status != session["status"]:
-        connection.execute(
-            sa.insert(schema.transitions),
-            {
-                "session_id": session["session_id"],
-                "ts_us": moment,
-                "from_status": session["status"],
-                "to_status": status,
-                "reason": changes.get("reason"),
-                "version": changes.get("version", session["version"]),
-            },
+    group = _Group(connection, reports)
+    done = [group.take(report) for report in reports]
+    group.write()
+    return done
+
+
+class _Group:
+    """Reports of one transaction: what they change, until it is written."""
+
+    def __init__(self, connection: sa.Connection, reports: Sequence[Report]) -> None:
+        self._connection = connection
+        self._sessions = find_sessions(connection, {report.session_id for report in reports})
+        self._numbers = find_numbers(connection, {report.source for report in reports})
+        self._known = set(self._numbers)
+        # Not written yet.
+        self._moved: dict[Source, Numbers] = {}
+        self._rows: dict[sa.Table, list[tuple[Any, ...]]] = {table: [] for table in _COLUMNS}
+        self._transitions: list[Row] = []
+        self._changed: dict[str, Row] = defaultdict(dict)
+
+    def write(self) -> None:
+        """Write everything taken so far."""
+        if self._moved:
+            write_numbers(self._connection, self._known, self._moved)
+            self._known |= self._moved.keys()
+            self._moved = {}
+        for table, rows in self._rows.items():
+            insert_rows(self._connection, table, _COLUMNS[table], rows)
+            self._rows[table] = []
+        if self._transitions:
+            self._connection.execute(sa.insert(schema.transitions), self._transitions)
+            self._transitions = []
+        update_sessions(self._connection, self._changed)
+        self._changed.clear()
+
+    def take(self, report: Report) -> Ingested | NotFoundError:
+        """Work out what a report changes."""
+        session = self._sessions.get(report.session_id)
+        if session is None:
+            return NotFoundError("session", report.session_id)
+        events = report.numbered(self._numbers.get(report.source, Numbers()))
+        numbers, fresh = self._accept(report.source, events)
+        changes, status_changed = changes_of_events(session, fresh)
+        told = {"heads": counted(session["heads"], fresh, status=status_changed), "seen_us": now_us()}
+        changes = made_visible(session, changes | told) if changes else told
+        if (move := transition(session, changes)) is not None:
+            self._transitions.append(move)
+        self._keep(session, changes)
+        if fresh:
+            self._store(session, report.producer, fresh, numbers.head)
+        receipt = EventReceipt(
+            accepted=len(fresh),
+            duplicates=len(events) - len(fresh),
+            last_seq=numbers.last,
+            desired=session["desired"],
         )
-    return changes
+        committed = Committed(report.session_id, dict(session), tuple(fresh), status_changed)
+        return Ingested(receipt, committed, session["unrolled"])
 
+    def _accept(self, source: Source, sent: Sequence[Event]) -> tuple[Numbers, Sequence[Event]]:
+        before = self._numbers.get(source, Numbers())
+        if not sent:
+            return before, sent
+        if in_order(before, sent):
+            after, fresh = Numbers(sent[-1].seq, sent[-1].seq), sent
+        else:
+            self.write()
+            after, fresh = pick_new(self._connection, source, before, sent)
+        if fresh:
+            self._numbers[source] = self._moved[source] = after
+        return after, fresh
 
-def times_of_move(session: Row, status: str) -> Row:
-    """Columns that follow from entering ``status``."""
-    changes: Row = {}
-    if status not in ACTIVE:
-        changes |= {"lease_owner": None, "lease_expires_us": None, "heartbeat_us": None}
-    if status not in WAITING:
-        changes |= {"wait_reason": None, "not_before_us": None}
-    if status in ("starting", "running") and session["start_us"] is None:
-        changes["start_us"] = now_us()
-    if status in TERMINAL:
-        changes["phase"] = ""
-        changes["eta_seconds"] = None
-        if session["end_us"] is None:
-            changes["end_us"] = now_us()
-    return changes
+    def _keep(self, session: Row, changes: Row) -> None:
+        session |= changes
+        self._changed[session["session_id"]] |= changes
 
+    def _store(self, session: Row, producer: str, events: Sequence[Event], head: int) -> None:
+        session_id = session["session_id"]
+        readings: list[TrainingMetricsData] = []
+        for event in events:
+            own_table = event.type in _OWN_TABLE
+            if event.seq > head or not own_table:
+                data = None if own_table else to_json_text(event.data.to_json())
+                self._rows[schema.events].append((session_id, producer, event.seq, event.type, to_us(event.ts), data))
+            if isinstance(event.data, TrainingMetricsData):
+                readings.append(event.data)
+            elif isinstance(event.data, BotDecisionData):
+                self._rows[schema.decisions].append(
+                    (session_id, to_us(event.data.timestamp), event.data.model_dump_json())
+                )
+            else:
+                insert_typed(self._connection, session_id, event)
+        if readings:
+            self._store_readings(session, readings)
 
-def _insert_events(
-    connection: sa.Connection, session_id: str, producer: str, events: Sequence[Event], head: int
-) -> None:
-    rows = [
-        {
-            "session_id": session_id,
-            "producer": producer,
-            "seq": event.seq,
-            "type": event.type,
-            "ts_us": to_us(event.ts),
-            "data": None if event.type in _OWN_TABLE else event.data.to_json(),
-        }
-        for event in events
-        if event.seq > head or event.type not in _OWN_TABLE
-    ]
-    if rows:
-        connection.execute(sa.insert(schema.events), rows)
-
-
-def _insert_typed(connection: sa.Connection, session_id: str, by_type: dict[str, list[Event]]) -> None:
-    if found := by_type.get("bot_decision"):
-        rows = [
-            {"session_id": session_id, "ts_us": to_us(data.timestamp), "data": data.to_json()}
-            for data in _data(found, BotDecisionData)
+    def _store_readings(self, session: Row, readings: Sequence[TrainingMetricsData]) -> None:
+        session_id = session["session_id"]
+        bulk = len(readings) >= BULK
+        if bulk and session["unrolled"]:
+            # A tail that is too long to be summed up along with them takes them in.
+            self.write()
+            session["unrolled"] = roll_up(self._connection, session_id)
+        times = [to_us(reading.timestamp) for reading in readings]
+        self._rows[schema.metrics] += [
+            (session_id, ts_us, reading.episode, reading.model_dump_json())
+            for ts_us, reading in zip(times, readings, strict=True)
         ]
-        connection.execute(sa.insert(schema.decisions), rows)
-    for graph in _data(by_type.get("graph_update", ()), PerformanceGraphData):
-        _merge_graph(connection, session_id, graph)
-    for kind, model, table in (
-        ("checkpoint", CheckpointData, schema.checkpoints),
-        ("evaluation", EvaluationData, schema.evaluations),
-    ):
-        if found := by_type.get(kind):
-            rows = [
-                {"session_id": session_id, "ts_us": to_us(event.ts), **_checked(event.data, model).model_dump()}
-                for event in found
-            ]
-            connection.execute(sa.insert(table), rows)
-    for event in by_type.get("replay", ()):
-        _insert_replay(connection, session_id, event)
-
-
-def _checked(data: Message, model: type[M]) -> M:
-    if not isinstance(data, model):
-        raise TypeError(f"expected {model.__name__}, got {type(data).__name__}")
-    return data
-
-
-def _insert_metrics(connection: sa.Connection, session: Row, readings: Sequence[TrainingMetricsData]) -> Row:
-    """Store readings; returns what that changes in the session's row."""
-    session_id = session["session_id"]
-    bulk = len(readings) >= BULK
-    # A tail that is too long to be summed up along with them takes them in.
-    waiting: int = roll_up(connection, session_id) if bulk and session["unrolled"] else session["unrolled"]
-    times = [to_us(reading.timestamp) for reading in readings]
-    rows = [
-        (session_id, ts_us, reading.episode, reading.model_dump_json())
-        for ts_us, reading in zip(times, readings, strict=True)
-    ]
-    insert_rows(connection, schema.metrics, ("session_id", "ts_us", "episode", "data"), rows)
-    if waiting or not bulk:
-        return {"unrolled": waiting + len(readings)}
-    add_blocks(connection, session_id, blocks_of(times, readings))
-    table = schema.metrics
-    # The session's row is locked, so these are its newest.
-    return {"rolled_id": connection.scalar(sa.select(sa.func.max(table.c.id))), "unrolled": 0}
-
-
-def _merge_graph(connection: sa.Connection, session_id: str, graph: PerformanceGraphData) -> None:
-    meta = schema.graphs
-    points = schema.graph_points
-    here = (meta.c.session_id == session_id, meta.c.graph_id == graph.graph_id)
-    values = graph.model_dump(include={"title", "y_label", "metrics", "max_points"})
-    updated = connection.execute(sa.update(meta).where(*here).values(values))
-    if not updated.rowcount:
-        connection.execute(sa.insert(meta), {"session_id": session_id, "graph_id": graph.graph_id, **values})
-    for metric, sent in graph.data_points.items():
-        curve = (points.c.session_id == session_id, points.c.graph_id == graph.graph_id, points.c.metric == metric)
-        latest = {to_us(point.timestamp): point.value for point in sent}
-        if not latest:
-            continue
-        connection.execute(sa.delete(points).where(*curve, points.c.ts_us.in_(latest)))
-        connection.execute(
-            sa.insert(points),
-            [
-                {"session_id": session_id, "graph_id": graph.graph_id, "metric": metric, "ts_us": ts_us, "value": value}
-                for ts_us, value in latest.items()
-            ],
-        )
-        oldest_kept = (
-            sa.select(points.c.ts_us)
-            .where(*curve)
-            .order_by(points.c.ts_us.desc())
-            .offset(graph.max_points - 1)
-            .limit(1)
-        )
-        connection.execute(sa.delete(points).where(*curve, points.c.ts_us < oldest_kept.scalar_subquery()))
-
-
-def _insert_replay(connection: sa.Connection, session_id: str, event: Event) -> None:
-    table = schema.replays
-    data = _checked(event.data, ReplayData)
-    owner = connection.scalar(sa.select(table.c.session_id).where(table.c.replay_id == data.replay_id))
-    if owner == session_id:
-        return  # a producer that restarted with new numbers sends the same episode once more
-    if owner is not None:
-        raise DuplicateIdError(f"replay id {data.replay_id!r} is taken by another session")
-    decisions = json.dumps([decision.to_json() for decision in data.decisions], separators=(",", ":"))
-    connection.execute(
-        sa.insert(table),
-        {
-            "replay_id": data.replay_id,
-            "session_id": session_id,
-            "ts_us": to_us(event.ts),
-            "env_id": data.env_id,
-            "episode": data.episode,
-            "timesteps": data.timesteps,
-            "summary": data.summary,
-            "content": decode_replay(data),
-            "decisions": zlib.compress(decisions.encode(), 6) if data.decisions else None,
-        },
-    )
-
-
-def _data(events: Sequence[Event], model: type[M]) -> list[M]:
-    return [_checked(event.data, model) for event in events]
-
-
-def _session_changes(session: Row, events: Sequence[Event]) -> tuple[Row, bool]:
-    """Columns that the events change, in their order, and whether a status event was among them."""
-    changes: Row = {}
-    status_seen = False
-    newest = next((event for event in reversed(events) if event.type == "training_metrics"), None)
-    for event in events:
-        if isinstance(event.data, TrainingMetricsData):
-            # Of readings in a row only the last one counts, but for a number of timesteps that it may lack.
-            if event is newest or "timesteps" in event.data.extra:
-                changes |= _from_metrics(session, event.data)
-        elif isinstance(event.data, TrainingStatusData):
-            status_seen = True
-            changes |= _from_status({**session, **changes}, event.data)
-    return {name: value for name, value in changes.items() if session[name] != value}, status_seen
-
-
-def _from_metrics(session: Row, data: TrainingMetricsData) -> Row:
-    changes: Row = {"current_episode": data.episode, "model_generation": data.model_generation}
-    timesteps = data.extra.get("timesteps")
-    if timesteps is not None and 0 <= timesteps < 2**63:
-        changes["timesteps"] = int(timesteps)
-    if session["kind"] == "external":
-        total = data.total_episodes if data.total_episodes is not None else session["total_episodes"]
-        changes["total_episodes"] = total
-        if total:
-            changes["progress"] = min(1.0, data.episode / total)
-    return changes
-
-
-def _from_status(session: Row, data: TrainingStatusData) -> Row:
-    # What a producer leaves out stays as it is.
-    changes: Row = data.model_dump(exclude={"status"}, exclude_unset=True)
-    for name in ("total_timesteps", "algorithm"):
-        if changes.get(name) is None:
-            changes.pop(name, None)
-    if session["kind"] == "managed" and data.status in TERMINAL:
-        # How a managed session ends is for its manager to say, once the process is gone and it is settled what follows.
-        _drop(changes, "phase", "reason", "eta_seconds")
-        return changes
-    if _goes_on(session, data.status):
-        return {**changes, "status": data.status, "end_us": None}
-    try:
-        check_move(session["status"], data.status)
-    except StateError as error:
-        # A producer's word comes late by nature: what it was doing before a stop does not undo the stop.
-        log.info("session %s: a status event is not followed: %s", session["session_id"], error)
-        if session["status"] in TERMINAL:
-            _drop(changes, "phase", "reason", "eta_seconds")
-        return changes
-    if session["status"] in TERMINAL:
-        # Repeated by the session manager or the worker: the first reason stands.
-        _drop(changes, "phase", "eta_seconds")
-        if session["reason"] is not None or data.reason is None:
-            _drop(changes, "reason")
-        return changes
-    return {**changes, "status": data.status, **times_of_move(session, data.status)}
-
-
-def _drop(changes: Row, *names: str) -> None:
-    for name in names:
-        changes.pop(name, None)
-
-
-def _goes_on(session: Row, status: str) -> bool:
-    """Whether somebody's own trainer takes up what it had completed, as the next call of a ``learn()`` does.
-
-    What was ended at the server (which shows in the wish) stays ended.
-    """
-    return (
-        session["kind"] == "external"
-        and session["status"] == "completed"
-        and session["desired"] == "running"
-        and status == "running"
-    )
-
-
-def insert_episodes(connection: sa.Connection, session_id: str, episodes: Sequence[NewEpisode], moment: int) -> int:
-    """Insert those whose id the session, whose row is locked, does not have yet; returns how many."""
-    table = schema.episodes
-    by_id: dict[str, NewEpisode] = {}
-    for episode in episodes:
-        by_id.setdefault(episode["episode_id"], episode)
-    for known in connection.scalars(
-        sa.select(table.c.episode_id).where(table.c.session_id == session_id, table.c.episode_id.in_(by_id))
-    ):
-        del by_id[known]
-    rows = [
-        {
-            "session_id": session_id,
-            "episode_id": episode["episode_id"],
-            "ts_us": to_us(episode["ended"]) if "ended" in episode else moment,
-            "status": episode["status"],
-            "total_reward": episode.get("total_reward"),
-            "length": episode.get("length"),
-            "outcome": episode.get("outcome"),
-            "duration_seconds": episode.get("duration_seconds"),
-            "attempts": episode.get("attempts", 1),
-            "error": episode.get("error"),
-            "data": episode.get("data"),
-        }
-        for episode in by_id.values()
-    ]
-    if rows:
-        connection.execute(sa.insert(table), rows)
-    return len(rows)
+        if not bulk or session["unrolled"]:
+            self._keep(session, {"unrolled": session["unrolled"] + len(readings)})
+            return
+        self.write()
+        add_blocks(self._connection, session_id, blocks_of(times, readings))
+        # The session's row is locked, so these are its newest.
+        newest = self._connection.scalar(sa.select(sa.func.max(schema.metrics.c.id)))
+        self._keep(session, {"rolled_id": newest, "unrolled": 0})

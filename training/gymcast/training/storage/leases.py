@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from .clock import database_now
 from .engine import Database
 from .errors import LeaseLostError
-from .ingest import Row, lock_session, times_of_move, write_session
 from .records import Committed, SessionRecord
 from .schema import sessions
+from .session_rows import Row, lock_session, times_of_move, write_session
 from .states import ACTIVE, WAITING, check_move
 from .writer import Writer
 

@@ -8,7 +8,6 @@ other types (:data:`STATES`) only the newest state is kept.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,10 +42,13 @@ def live_type(event: Event) -> str | None:
 
 def counted(heads: Mapping[str, int], events: Iterable[Event], *, status: bool) -> dict[str, int]:
     """``heads`` after the messages that tell of ``events`` and, with ``status``, of the session itself."""
-    more = Counter(kind for event in events if (kind := live_type(event)) is not None)
+    found = dict(heads)
+    for event in events:
+        if (kind := live_type(event)) is not None:
+            found[kind] = found.get(kind, 0) + 1
     if status:
-        more[STATUS] += 1
-    return {**heads, **{kind: heads.get(kind, 0) + count for kind, count in more.items()}}
+        found[STATUS] = found.get(STATUS, 0) + 1
+    return found
 
 
 def heads_of(connection: sa.Connection, session_ids: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Generic, NotRequired, Self, TypedDict, TypeVar
+from typing import Any, Final, Generic, NotRequired, Self, TypedDict, TypeVar
 
 from pydantic_core import from_json, to_json
 from sqlalchemy import RowMapping
@@ -73,15 +73,11 @@ class SessionRecord:
     @classmethod
     def from_row(cls, row: RowLike) -> Self:
         """From a row of ``sessions``."""
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            column = TIME_COLUMNS.get(field.name)
-            if column is None:
-                values[field.name] = row[field.name]
-            else:
-                moment = row[column]
-                values[field.name] = None if moment is None else from_us(moment)
-        return cls(**values)
+        values = [row[column] for column in _COLUMNS]
+        for place in _TIMES:
+            if values[place] is not None:
+                values[place] = from_us(values[place])
+        return cls(*values)
 
     def to_json(self) -> dict[str, Any]:
         """The session info of the contract, but for ``spectator_count``, which only the hub knows."""
@@ -130,6 +126,9 @@ TIME_COLUMNS = {
     "heartbeat": "heartbeat_us",
     "not_before": "not_before_us",
 }
+# Of the fields of SessionRecord, in their order: the column of each, and which are times.
+_COLUMNS: Final = tuple(TIME_COLUMNS.get(field.name, field.name) for field in fields(SessionRecord))
+_TIMES: Final = tuple(place for place, field in enumerate(fields(SessionRecord)) if field.name in TIME_COLUMNS)
 
 
 def _text(moment: datetime | None) -> str | None:
@@ -159,18 +158,33 @@ class SessionChanges(TypedDict, total=False):
     wait_reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Committed:
     """What a transaction changed, told to listeners after its commit and in the order of the commits.
 
     ``events`` are the accepted ones, without repeats. ``session_changed`` is true when the session row changed other
-    than by counting along with metrics. ``session`` is ``None`` once the session is deleted.
+    than by counting along with metrics. ``state`` is the session after it, as a record or as its row; ``None`` once it
+    is deleted.
     """
 
     session_id: str
-    session: SessionRecord | None
+    state: SessionRecord | dict[str, Any] | None
     events: tuple[Event, ...] = ()
     session_changed: bool = False
+
+    @property
+    def session(self) -> SessionRecord | None:
+        """The session after the transaction; made of its row when somebody asks, which for most reports is nobody."""
+        if isinstance(self.state, dict):
+            self.state = SessionRecord.from_row(self.state)
+        return self.state
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """The newest numbers of the session's live messages (see :mod:`.missed`)."""
+        if self.state is None:
+            return {}
+        return self.state["heads"] if isinstance(self.state, dict) else self.state.heads
 
 
 @dataclass(slots=True)

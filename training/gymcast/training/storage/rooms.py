@@ -19,10 +19,10 @@ from . import cursors
 from .engine import Database
 from .errors import NotFoundError, StorageError
 from .ids import from_us, now_us, rfc3339, to_us
-from .ingest import lock_session, write_session
 from .reader import Reader
 from .records import Committed, Page, RowLike, SessionRecord
 from .schema import rooms
+from .session_rows import lock_session, write_session
 from .writer import Writer
 
 CODE_LENGTH: Final = 6

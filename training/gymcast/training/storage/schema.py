@@ -278,6 +278,14 @@ idempotency: Final = sa.Table(
     sa.Index(None, "created_us"),
 )
 
+# What a database was given once, when it was first asked for.
+marks: Final = sa.Table(
+    "marks",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),  # secret | incarnation
+    sa.Column("value", sa.Text, nullable=False),
+)
+
 # What has to be added to this machine's steady clock to get the database's time, per boot; on SQLite (see .clock).
 clock: Final = sa.Table(
     "clock",

@@ -120,6 +120,7 @@ class SqliteDatabase:
             "synchronous = FULL",  # an acknowledged row survives a power cut, not only a crash of the process
             "foreign_keys = ON",
             "journal_size_limit = 67108864",
+            "wal_autocheckpoint = 4000",
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()

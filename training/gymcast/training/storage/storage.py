@@ -13,28 +13,34 @@ from typing import Any, Final, Self, TypedDict, Unpack
 
 import sqlalchemy as sa
 
-from gymcast.training.events import Event, EventReceipt, Message, utc_now
+from gymcast.training.events import Event, EventReceipt, Message
 
 from . import repeats, retention, schema
-from .engine import Database, make_database
+from .databases import make_database
+from .engine import Database
 from .errors import StorageBusyError, StorageUnavailableError, VersionConflictError
 from .ids import new_id, now_us, to_us
-from .ingest import Ingested, ingest, ingest_unnumbered, insert_episodes, lock_session, times_of_move, write_session
+from .ingest import UNNUMBERED, Ingested, Report, ingest
 from .leases import Leases, check_owner
 from .missed import counted
 from .reader import Reader
 from .records import TIME_COLUMNS, Committed, Counts, NewEpisode, SessionChanges, SessionRecord
 from .rollups import roll_up, sessions_with_tails
 from .rooms import Rooms
+from .session_rows import lock_session, times_of_move, write_session
 from .states import TERMINAL, check_move
+from .typed_rows import insert_episodes
 from .writer import Writer
 
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Committed], None]
 
-# How long readings that come one by one wait until they are summed up together.
-ROLL_SECONDS: Final = 2.0
+# Readings that come one by one wait until they are summed up together: until there are so many, or for so long. How
+# often that is looked at.
+ROLL_ROWS: Final = 200
+ROLL_SECONDS: Final = 10.0
+_ROLL_PAUSE_S: Final = 2.0
 
 
 class NewSession(TypedDict, total=False):
@@ -67,7 +73,8 @@ class Storage(Reader):
         self.leases = Leases(database, self._writer, self._tell)
         self.rooms = Rooms(database, self._writer, self._tell)
         self._listeners: list[Listener] = []
-        self._tails: set[str] = set()
+        # Since when readings of a session wait to be summed up (loop time), and how many.
+        self._tails: dict[str, tuple[float, int]] = {}
         self.counts = Counts()
         self._roller = asyncio.create_task(self._roll_tails(), name="gymcast-storage-roller")
 
@@ -77,7 +84,7 @@ class Storage(Reader):
         database = make_database(url)
         await database.open()
         storage = cls(database)
-        storage._tails.update(await database.read(sessions_with_tails))
+        storage._tails.update(dict.fromkeys(await database.read(sessions_with_tails), (0.0, 0)))
         return storage
 
     async def close(self) -> None:
@@ -118,6 +125,23 @@ class Storage(Reader):
             except Exception:
                 # The rows are committed; a listener's fault must not stop the writer that all sessions share.
                 log.exception("a listener failed for session %s", committed.session_id)
+
+    async def mark(self, name: str, make: Callable[[], str]) -> str:
+        """What the database was given once under ``name``; ``make`` says what, when it has nothing yet.
+
+        All processes on one database get the same.
+        """
+        found = sa.select(schema.marks.c.value).where(schema.marks.c.name == name)
+
+        def job(connection: sa.Connection) -> str:
+            unless_there = sa.text(
+                "INSERT INTO marks (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
+            )
+            connection.execute(unless_there, {"name": name, "value": make()})
+            return str(connection.execute(found).scalar_one())
+
+        known = await self._database.read(lambda connection: connection.scalar(found))
+        return str(known) if known is not None else await self._writer.submit(job)
 
     # Sessions
 
@@ -257,45 +281,43 @@ class Storage(Reader):
 
         Empty: a heartbeat.
         """
-
-        def job(connection: sa.Connection) -> Ingested:
-            return ingest(connection, session_id, producer, events)
-
-        return await self._submit_events(job, len(events))
+        return await self._report(Report(session_id, producer, events=events), len(events))
 
     async def add_data(self, session_id: str, data: Sequence[Message]) -> EventReceipt:
         """Store data that came without numbers; they are given here, so nothing can be told to be a repeat."""
-        moment = utc_now()
+        return await self._report(Report(session_id, UNNUMBERED, data=data), len(data))
 
-        def job(connection: sa.Connection) -> Ingested:
-            return ingest_unnumbered(connection, session_id, data, moment)
-
-        return await self._submit_events(job, len(data))
-
-    async def _submit_events(self, job: Callable[[sa.Connection], Ingested], rows: int) -> EventReceipt:
+    async def _report(self, report: Report, rows: int) -> EventReceipt:
         def after(done: Ingested) -> None:
             self.counts.accepted += done.receipt.accepted
             self.counts.repeated += done.receipt.duplicates
             self.counts.rows += done.receipt.accepted
             if done.tail:
-                self._tails.add(done.committed.session_id)
+                self._note_tail(report.session_id, done.tail)
             if done.committed.events or done.committed.session_changed:
                 self._tell(done.committed)
 
-        done = await self._writer.submit(job, rows=max(1, rows), after=after)
+        done = await self._writer.submit_to(ingest, report, rows=max(1, rows), after=after)
         return done.receipt
+
+    def _note_tail(self, session_id: str, rows: int) -> None:
+        since, _ = self._tails.get(session_id) or (asyncio.get_running_loop().time(), 0)
+        self._tails[session_id] = since, rows
 
     async def _roll_tails(self) -> None:
         """Sum up what came one by one, a little later and together (see :mod:`.rollups`)."""
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(ROLL_SECONDS)
-            for session_id in sorted(self._tails):
-                self._tails.discard(session_id)  # first: readings that come meanwhile put it back
+            await asyncio.sleep(_ROLL_PAUSE_S)
+            for session_id, (since, rows) in sorted(self._tails.items()):
+                if rows < ROLL_ROWS and loop.time() - since < ROLL_SECONDS:
+                    continue
+                del self._tails[session_id]  # first: readings that come meanwhile put it back
                 try:
                     while await self._writer.submit(partial(roll_up, session_id=session_id)):
                         pass
                 except (StorageBusyError, StorageUnavailableError):
-                    self._tails.add(session_id)
+                    self._tails[session_id] = since, rows
                     break  # the next round may be luckier; histories add the tails themselves
 
     async def add_episodes(self, session_id: str, episodes: Sequence[NewEpisode]) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -18,7 +21,10 @@ from .errors import StorageBusyError, StorageError, StorageUnavailableError
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Job = Callable[[sa.Connection], Any]
+# Does many items at once; returns the result of each, or the error that is its result.
+Together = Callable[[sa.Connection, Sequence[Item]], Sequence[T | StorageError]]
 
 MAX_WAITING_ROWS: Final = 10_000
 MAX_WAIT_S: Final = 2.0
@@ -28,7 +34,8 @@ _ROWS_PER_COMMIT: Final = 2_000
 
 @dataclass(slots=True)
 class _Waiting:
-    job: Job
+    together: Together[Any, Any]
+    item: Any
     rows: int
     done: asyncio.Future[Any]
     since: float
@@ -78,12 +85,26 @@ class Writer:
         has gone. Raises :class:`StorageBusyError` at once when the queue is full, :class:`StorageUnavailableError`
         when the database fails, and whatever the job raises.
         """
+        return await self.submit_to(_each, job, rows=rows, after=after)
+
+    async def submit_to(
+        self,
+        together: Together[Item, T],
+        item: Item,
+        *,
+        rows: int = 1,
+        after: Callable[[T], None] | None = None,
+    ) -> T:
+        """As :meth:`submit`, with items that ``together`` does at once when several of them wait in a row.
+
+        An error among its results belongs to that item only: the others are committed.
+        """
         if self._closing:
             raise StorageUnavailableError("the storage is closed")
         if self._rows + rows > MAX_WAITING_ROWS or self.lag_seconds > MAX_WAIT_S:
             raise StorageBusyError
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(job, rows, loop.create_future(), loop.time(), after)
+        waiting = _Waiting(together, item, rows, loop.create_future(), loop.time(), after)
         self._queue.append(waiting)
         self._rows += rows
         self._wake.set()
@@ -116,7 +137,7 @@ class Writer:
     async def _commit(self, group: list[_Waiting]) -> None:
         self._committing = group[0].since
         try:
-            results = await self._database.write(lambda connection: [waiting.job(connection) for waiting in group])
+            results = await self._database.write(partial(_run, group))
         except StorageUnavailableError as error:
             # Each job on its own would only wait as long again.
             log.error("a group of writes (%d) failed: %s", len(group), error)
@@ -138,10 +159,24 @@ class Writer:
             self._committing = None
         for waiting, result in zip(group, results, strict=True):
             self._rows -= waiting.rows
+            if isinstance(result, StorageError):
+                _fail(waiting.done, result)
+                continue
             if not waiting.done.done():
                 waiting.done.set_result(result)
             if waiting.after is not None:
                 waiting.after(result)
+
+
+def _each(connection: sa.Connection, jobs: Sequence[Job]) -> list[Any]:
+    return [job(connection) for job in jobs]
+
+
+def _run(group: Sequence[_Waiting], connection: sa.Connection) -> list[Any]:
+    results: list[Any] = []
+    for together, some in groupby(group, key=attrgetter("together")):
+        results += together(connection, [waiting.item for waiting in some])
+    return results
 
 
 def _fail(done: asyncio.Future[Any], error: Exception) -> None:
