@@ -14,8 +14,9 @@ from pydantic.fields import FieldInfo
 
 from gymcast.training.algorithm_table import RULES
 from gymcast.training.callbacks.metric_names import EXTRA_METRICS
-from gymcast.training.config import NetworkConfig, NormalizeConfig, ResourceLimits, TrainingConfig
+from gymcast.training.config import NetworkConfig, NormalizeConfig, TrainingConfig
 from gymcast.training.events import TrainingMetricsData
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.schedules import SCHEDULED
 from gymcast.training.sessions import GLOBAL_METRICS, SESSION_METRICS
 
@@ -29,8 +30,8 @@ def bounds(info: FieldInfo) -> str:
         return ", ".join(get_args(info.annotation))
     if isinstance(info.annotation, type) and issubclass(info.annotation, StrEnum):
         return ", ".join(info.annotation)
-    if info.examples:
-        return ", ".join(info.examples)
+    if isinstance(info.json_schema_extra, dict) and "enum" in info.json_schema_extra:
+        return ", ".join(str(name) for name in info.json_schema_extra["enum"])
     low: Any = ""
     high: Any = ""
     pending: list[Any] = [*info.metadata, info.annotation]

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from gymcast.training.algorithm_table import ALGORITHMS
-from gymcast.training.config import ConfigError, NetworkConfig, ResourceLimits, TrainingConfig, TrainingMode
+from gymcast.training.config import ConfigError, NetworkConfig, TrainingConfig, TrainingMode
+from gymcast.training.limits import ResourceLimits
 
 REFERENCE = {"speedMultiplier": 15.0, "headlessMode": True, "maxEpisodes": 500}
 

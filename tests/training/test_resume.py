@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +118,31 @@ def train(config: TrainingConfig, run_dir: Path, sink: Any = None, *, resume: bo
     return trainer.run_training_loop()
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a case's uninterrupted run, trained once."""
+
+    @functools.cache
+    def run(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        train(config_of(CASES[name]), folder)
+        return folder
+
+    return run
+
+
 @pytest.mark.parametrize("go_back", [False, True], ids=["waits for the update", "goes back to the rollout's start"])
 @pytest.mark.parametrize("name", CASES)
 def test_stopped_and_resumed_equals_uninterrupted(
-    name: str, go_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, go_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Callable[[str], Path]
 ) -> None:
     if go_back and any(short in name for short in ("dqn", "a2c", "sac", "td3")):
         pytest.skip("its rollouts are short")
+    whole = whole_run(name)
     monkeypatch.setattr(boundary, "LONG_ROLLOUT_SECONDS", 0.0 if go_back else 1e9)
     config = config_of(CASES[name])
     total = config.total_timesteps
     assert total is not None
-    train(config, tmp_path / "whole")
     chooser = random.Random(name)
     stops = sorted(chooser.randrange(1, total * 7 // 8) for _ in range(2))
     for number, stop in enumerate(stops):
@@ -138,10 +153,10 @@ def test_stopped_and_resumed_equals_uninterrupted(
         np.random.rand()
         th.rand(1)
     assert train(config, tmp_path / "parts", resume=True).status == "completed"
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
-    whole, parts = (load_state(newest(tmp_path / run)) for run in ("whole", "parts"))
+    assert weights(tmp_path / "parts") == weights(whole)
+    alone, parts = (load_state(newest(run)) for run in (whole, tmp_path / "parts"))
     for same in ("counters", "stats"):
-        assert whole[same] == parts[same]
+        assert alone[same] == parts[same]
 
 
 def test_the_weights_do_depend_on_what_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

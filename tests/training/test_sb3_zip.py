@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +67,40 @@ def trained(run_dir: Path, **changes: Any) -> tuple[TrainingConfig, Any]:
 LOADER = """
 import sys, json, numpy as np
 import sb3_contrib, stable_baselines3
-module, name, path = sys.argv[1:]
-model = getattr(sys.modules[module], name).load(path)
-space = model.observation_space
-obs = np.stack([np.full(space.shape, 0.1, np.float32)] * 2)
-actions, _ = model.predict(obs, deterministic=True)
-state = {key: value.double().sum().item() for key, value in model.policy.state_dict().items()}
-print(json.dumps({"actions": np.asarray(actions).tolist(), "timesteps": model.num_timesteps, "sums": state,
-                  "gymcast": [name for name in sys.modules if name.startswith("gymcast")]}))
+for line in sys.stdin:
+    module, name, path = line.split()
+    model = getattr(sys.modules[module], name).load(path)
+    space = model.observation_space
+    obs = np.stack([np.full(space.shape, 0.1, np.float32)] * 2)
+    actions, _ = model.predict(obs, deterministic=True)
+    state = {key: value.double().sum().item() for key, value in model.policy.state_dict().items()}
+    print(json.dumps({"actions": np.asarray(actions).tolist(), "timesteps": model.num_timesteps, "sums": state,
+                      "gymcast": [name for name in sys.modules if name.startswith("gymcast")]}), flush=True)
 """
 
 
+@pytest.fixture(scope="module")
+def plain_load() -> Iterator[Callable[[str, Path], dict[str, Any]]]:
+    """Loads a file with a class of Stable-Baselines3, in one process that knows nothing of gymcast."""
+    command = [sys.executable, "-c", LOADER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def load(home: str, path: Path) -> dict[str, Any]:
+            print(*home.split(":"), path, file=stdin, flush=True)
+            return dict(json.loads(stdout.readline()))
+
+        yield load
+        stdin.close()
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_plain_stable_baselines3_loads_it_without_gymcast(algorithm: str, tmp_path: Path) -> None:
+def test_plain_stable_baselines3_loads_it_without_gymcast(algorithm: str, tmp_path: Path, plain_load: Any) -> None:
     config, checkpoint = trained(tmp_path / "run", algorithm=algorithm, **ALGORITHMS[algorithm])
     path = tmp_path / "model.zip"
     assert export_sb3(config, checkpoint, path) == [path]
-    command = [sys.executable, "-c", LOADER, *TABLE[algorithm].home.split(":"), str(path)]
-    loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout)
+    loaded = plain_load(TABLE[algorithm].home, path)
     policy = load_tensors(checkpoint)["model"]["policy"]
     assert loaded["sums"] == {name: value.double().sum().item() for name, value in policy.items()}
     assert loaded["timesteps"] == checkpoint.timesteps and loaded["gymcast"] == []
@@ -111,15 +128,13 @@ def test_a_training_begins_with_the_weights_of_the_file(tmp_path: Path) -> None:
     assert all(th.allclose(value, before[name], rtol=0, atol=1e-20) for name, value in policy.items())
 
 
-def test_shared_layers_and_normalisation_travel_along(tmp_path: Path) -> None:
+def test_shared_layers_and_normalisation_travel_along(tmp_path: Path, plain_load: Any) -> None:
     config, checkpoint = trained(
         tmp_path / "run", normalize={}, network={"hidden": [24], "shared": True}, **ALGORITHMS["ppo"]
     )
     path = tmp_path / "model.zip"
     assert [file.name for file in export_sb3(config, checkpoint, path)] == ["model.zip", "model.vecnormalize.pkl"]
-    command = [sys.executable, "-c", LOADER, "stable_baselines3", "PPO", str(path)]
-    loaded = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout)
-    assert loaded["gymcast"] == []
+    assert plain_load("stable_baselines3:PPO", path)["gymcast"] == []
     assert read_sb3_zip(path).network == {"hidden": [24], "shared": True, "activation": "tanh"}
     env = VecNormalize.load(str(tmp_path / "model.vecnormalize.pkl"), make_vec_env("CartPole-v1", 2))
     assert env.obs_rms.count > 128 and not np.allclose(env.obs_rms.var, 1.0)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.run_folder import Outcome
 from gymcast.training.sessions.process import WorkerExit
 from gymcast.training.sessions.queue import Running, Waiting, in_order, plan

@@ -14,6 +14,7 @@ import pytest
 
 from gymcast.training.checkpoints import CheckpointManager
 from gymcast.training.config import TrainingConfig
+from gymcast.training.hang_watch import MARK_NAME
 from gymcast.training.run_folder import Orders, Outcome
 
 CONFIG = {
@@ -35,14 +36,16 @@ def start(run_dir: Path, url: str, *more: str, **changes: Any) -> subprocess.Pop
         (run_dir / "config.yaml").write_text(TrainingConfig.parse({**CONFIG, **changes}).to_yaml())
     Orders("s1", url).write(run_dir)
     command = [sys.executable, "-m", "gymcast.training.worker", "--run-dir", str(run_dir)]
-    return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
+    # What one that hangs is made to say.
+    environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    return subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def finish(worker: subprocess.Popen[str], seconds: float = 200.0) -> tuple[int, str]:
+def finish(worker: subprocess.Popen[str], seconds: float = 270.0) -> tuple[int, str]:
     try:
         _, errors = worker.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        worker.kill()
+        worker.send_signal(signal.SIGABRT)
         raise AssertionError(f"the worker did not end: {worker.communicate()[1]}") from None
     return worker.returncode, errors
 
@@ -101,6 +104,11 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path, receiver: Any) -> Non
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.7)
+    # Who looks after it sees that it gets on.
+    mark = (tmp_path / MARK_NAME).read_bytes()
+    while (tmp_path / MARK_NAME).read_bytes() == mark:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     worker.send_signal(signal.SIGINT)
     time.sleep(0.3)
     assert worker.poll() is None

@@ -5,8 +5,9 @@ import torch.
 """
 
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gymcast.training.lazy import lazy_names
 
 # torch's threads wait for each other by spinning, which collapses when another process wants a core: on two busy cores
 # PPO made 7,000 to 29,000 samples/s spinning and 61,000 sleeping. It is read when torch is loaded, so it is set here.
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
     from gymcast.training.compute import choose_torch_threads as choose_torch_threads
     from gymcast.training.config import ConfigError as ConfigError
     from gymcast.training.config import NetworkConfig as NetworkConfig
-    from gymcast.training.config import ResourceLimits as ResourceLimits
     from gymcast.training.config import TrainingConfig as TrainingConfig
     from gymcast.training.config import TrainingMode as TrainingMode
     from gymcast.training.evaluate import EvaluationResult as EvaluationResult
     from gymcast.training.events import Event as Event
     from gymcast.training.intervals import wilson_interval as wilson_interval
+    from gymcast.training.limits import ResourceLimits as ResourceLimits
     from gymcast.training.maskable_recurrent import MaskableRecurrentPPO as MaskableRecurrentPPO
     from gymcast.training.masked_actions import ActionMaskError as ActionMaskError
     from gymcast.training.policies import export_policy as export_policy
@@ -56,61 +57,66 @@ if TYPE_CHECKING:
     from gymcast.training.vec_env import GameVecEnv as GameVecEnv
     from gymcast.training.vec_env import make_training_vec_env as make_training_vec_env
 
-_HOMES = {
-    "ActionMaskError": "masked_actions",
-    "BatchEpisodeManager": "sessions.batch.manager",
-    "BatchStatus": "sessions.batch.types",
-    "BotDecisionCallback": "callbacks",
-    "Checkpoint": "checkpoints",
-    "CheckpointCallback": "callbacks",
-    "CheckpointError": "checkpoints",
-    "CheckpointManager": "checkpoints",
-    "CollapseAlarmCallback": "callbacks",
-    "ConfigError": "config",
-    "EpisodeLogCallback": "callbacks",
-    "EpisodeResult": "sessions.batch.types",
-    "EvaluationResult": "evaluate",
-    "Event": "events",
-    "EventSink": "broadcast",
-    "FootageCallback": "callbacks",
-    "GameVecEnv": "vec_env",
-    "GymcastSubprocVecEnv": "subproc",
-    "MaskableRecurrentPPO": "maskable_recurrent",
-    "MetricsBroadcastCallback": "callbacks",
-    "NetworkConfig": "config",
-    "ResourceAlert": "sessions",
-    "ResourceLimits": "config",
-    "SessionCallback": "callbacks",
-    "SessionControlCallback": "callbacks",
-    "SessionLimitError": "sessions",
-    "SessionManager": "sessions",
-    "SessionMetrics": "sessions",
-    "Sink": "broadcast",
-    "TrainedEpisode": "sessions",
-    "Trainer": "trainer",
-    "TrainingAPI": "sessions",
-    "TrainingConfig": "config",
-    "TrainingFailedError": "sessions",
-    "TrainingMode": "config",
-    "TrainingResult": "trainer",
-    "TrainingSession": "sessions",
-    "choose_torch_threads": "compute",
-    "export_policy": "policies",
-    "make_training_vec_env": "vec_env",
-    "register_external_session": "announce",
-    "wilson_interval": "intervals",
+_NAMES = {
+    ".announce": ("register_external_session",),
+    ".broadcast": (
+        "EventSink",
+        "Sink",
+    ),
+    ".callbacks": (
+        "BotDecisionCallback",
+        "CheckpointCallback",
+        "CollapseAlarmCallback",
+        "EpisodeLogCallback",
+        "FootageCallback",
+        "MetricsBroadcastCallback",
+        "SessionCallback",
+        "SessionControlCallback",
+    ),
+    ".checkpoints": (
+        "Checkpoint",
+        "CheckpointError",
+        "CheckpointManager",
+    ),
+    ".compute": ("choose_torch_threads",),
+    ".config": (
+        "ConfigError",
+        "NetworkConfig",
+        "TrainingConfig",
+        "TrainingMode",
+    ),
+    ".evaluate": ("EvaluationResult",),
+    ".events": ("Event",),
+    ".intervals": ("wilson_interval",),
+    ".limits": ("ResourceLimits",),
+    ".maskable_recurrent": ("MaskableRecurrentPPO",),
+    ".masked_actions": ("ActionMaskError",),
+    ".policies": ("export_policy",),
+    ".sessions": (
+        "ResourceAlert",
+        "SessionLimitError",
+        "SessionManager",
+        "SessionMetrics",
+        "TrainedEpisode",
+        "TrainingAPI",
+        "TrainingFailedError",
+        "TrainingSession",
+    ),
+    ".sessions.batch.manager": ("BatchEpisodeManager",),
+    ".sessions.batch.types": (
+        "BatchStatus",
+        "EpisodeResult",
+    ),
+    ".subproc": ("GymcastSubprocVecEnv",),
+    ".trainer": (
+        "Trainer",
+        "TrainingResult",
+    ),
+    ".vec_env": (
+        "GameVecEnv",
+        "make_training_vec_env",
+    ),
 }
 
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_module(f"{__name__}.{home}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__ = [name for names in _NAMES.values() for name in names]
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

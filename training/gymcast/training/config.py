@@ -1,12 +1,11 @@
-"""Configuration of a training and of the limits sessions run under.
+"""Configuration of a training.
 
-One frozen pydantic model for each. Values arrive from YAML presets, REST bodies (camelCase) and keyword arguments
+A frozen pydantic model. Values arrive from YAML presets, REST bodies (camelCase) and keyword arguments
 (snake_case); all problems of one set of values are reported together. This module does not import torch.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -82,7 +81,7 @@ class TrainingConfig(ConfigModel):
     algorithm: str = Field(
         default=AUTO,
         description="algorithm of Stable-Baselines3 or sb3-contrib; auto: the one that suits the actions",
-        examples=[AUTO, *ALGORITHMS],
+        json_schema_extra={"enum": [AUTO, *ALGORITHMS]},
     )
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     normalize: NormalizeConfig | None = Field(
@@ -147,6 +146,16 @@ class TrainingConfig(ConfigModel):
         description="seconds a worker may take for one step of all its lanes before it is killed and started again; of"
         " a game that a session's own process steps: for one lane, then the process is killed and goes on from its"
         " newest checkpoint; null: no limit",
+    )
+    start_timeout: Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)] | None = Field(
+        default=120.0,
+        description="seconds a worker may take to make its environments, or a session's own process to import their"
+        " packages and to make one; null: no limit",
+    )
+    stall_timeout: Annotated[float, Field(gt=0, le=604_800, allow_inf_nan=False)] | None = Field(
+        default=900.0,
+        description="seconds without a step, a gradient step or the end of a checkpoint after which a session's process"
+        " hangs and is killed; compiling has ten minutes at least; null: no limit",
     )
     max_restarts: Annotated[int, Field(ge=0, le=10**9)] | None = Field(
         default=100, description="restarts of workers before the training fails; null: no limit"
@@ -362,40 +371,3 @@ class TrainingConfig(ConfigModel):
     def to_yaml(self) -> str:
         """The exact configuration as YAML in snake_case; ``room_password`` is left out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-class ResourceLimits(ConfigModel):
-    """Limits that all sessions of one server share."""
-
-    max_concurrent_sessions: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=5, description="sessions that may run at once"
-    )
-    max_parallel_episodes_per_session: Annotated[int, Field(ge=1, le=65_536)] = Field(
-        default=16_384, description="parallel_episodes one session may ask for"
-    )
-    max_total_parallel_episodes: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=65_536, description="parallel_episodes of all running sessions together"
-    )
-    max_workers_per_session: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        default=None,
-        description="processes that step environments (workers) one session may ask for; null: twice the processors",
-    )
-    memory_limit_mb: Annotated[int, Field(ge=64)] | None = Field(
-        default=None, description="resident memory of all workers together, MiB; null: not limited"
-    )
-    cpu_limit_percent: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = Field(
-        default=None, description="processor use of all workers together, percent of the machine; null: not limited"
-    )
-
-    @property
-    def allowed_workers(self) -> int:
-        """``max_workers_per_session``, as the machine has it."""
-        return self.max_workers_per_session or 2 * (os.cpu_count() or 1)
-
-    @classmethod
-    def of_one(cls, config: TrainingConfig) -> Self:
-        """For a session that has the machine for itself: what one session may have is no less than it asks for."""
-        usual = cls()
-        lanes = max(config.parallel_episodes, usual.max_parallel_episodes_per_session)
-        workers = max(1, config.workers) if isinstance(config.workers, int) else None
-        return cls(max_parallel_episodes_per_session=lanes, max_workers_per_session=workers)

@@ -103,3 +103,12 @@ def refused_code(config: TrainingConfig, allowed: Iterable[str]) -> list[tuple[s
         if module and module not in known:
             problems.append((f"wrappers.{number}", f"{wrapper.name} is not imported for requests: {_WHERE}"))
     return problems
+
+
+def problem_of_workers(env_id: str, workers: int | str) -> str | None:
+    """What is wrong with so many ``workers`` for an environment; ``None`` when nothing is."""
+    from gymcast.envs import GAMES
+
+    if env_id not in GAMES or workers in ("auto", 0):
+        return None
+    return f"got {workers}, but {env_id} runs as one native batch in the training process; leave it out"

@@ -14,6 +14,7 @@ from gymcast.envs import resolve_env_id
 from gymcast.envs.subproc import WorkerRestart
 from gymcast.training.broadcast import Sink
 from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.env_settings import problem_of_workers
 from gymcast.training.episode_stats import EpisodeStats
 from gymcast.training.events import ErrorData
 from gymcast.training.vec_env import is_builtin
@@ -35,8 +36,7 @@ def resolve_workers(config: TrainingConfig, *, auto: bool = False) -> int:
     """
     env_id, wanted = resolve_env_id(config.env_id), config.workers
     if is_builtin(env_id):
-        if wanted != "auto" and wanted > 0:
-            text = f"got {wanted}, but {env_id} runs as one native batch in the training process; leave it out"
+        if text := problem_of_workers(env_id, wanted):
             raise ConfigError("invalid TrainingConfig", [("workers", text)])
         return 0
     if wanted != "auto":
@@ -73,6 +73,7 @@ def worker_options(config: TrainingConfig) -> dict[str, Any] | None:
         "n_workers": workers,
         "start_method": config.worker_start_method,
         "step_timeout": config.longest_step(-(-config.parallel_episodes // workers)),
+        "start_timeout": config.start_timeout,
         "max_restarts": config.max_restarts,
         "max_restarts_per_minute": config.max_restarts_per_minute,
     }

@@ -13,12 +13,13 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from gymcast.training.game_watch import REMEDY, WATCH
+from gymcast.training.hang_watch import REMEDY, WATCH, Place
 from gymcast.training.subproc import GymcastSubprocVecEnv
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_RESETTING, _STEPPING, _WAITING = WATCH.at(Place.RESETTING), WATCH.at(Place.STEPPING), WATCH.at(Place.WAITING)
 FACTS_KEY = "episode_facts"
 """Name in the last ``info`` of an episode: its ``seed``, its ``index`` on its lane, ``length`` and ``return``."""
 
@@ -47,13 +48,13 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
             self._index += 1
             self._episode_seed = _drawn(np.random.SeedSequence([self._lane_seed, self._index]))
         self._length, self._return = 0, 0.0
-        with WATCH:
+        with _RESETTING:
             obs, info = self.env.reset(seed=self._episode_seed, options=options)
         self.last_observation = obs
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        with WATCH:
+        with _STEPPING:
             obs, reward, terminated, truncated, info = self.env.step(action)
         self.last_observation = obs
         self._length += 1
@@ -118,8 +119,22 @@ class TappedDummyVecEnv(_Tapped, DummyVecEnv):
 
 
 class TappedSubprocVecEnv(_Tapped, GymcastSubprocVecEnv):
-    """:class:`~gymcast.training.subproc.GymcastSubprocVecEnv` that tells taps what was played."""
+    """:class:`~gymcast.training.subproc.GymcastSubprocVecEnv` that tells taps what was played.
+
+    It watches its workers itself, so that waiting for them is no hanging.
+    """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.taps = []
-        super().__init__(*arguments, **named)
+        with _WAITING:
+            super().__init__(*arguments, **named)
+
+    def reset(self) -> VecEnvObs:
+        """Begin an episode in every lane."""
+        with _WAITING:
+            return super().reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """The results of a step of every lane."""
+        with _WAITING:
+            return super().step_wait()

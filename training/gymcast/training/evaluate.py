@@ -12,6 +12,7 @@ import numpy as np
 from gymcast.envs import resolve_env_id
 from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras
 from gymcast.training.events import EvaluationData
+from gymcast.training.hang_watch import WATCH
 from gymcast.training.intervals import wilson_interval
 from gymcast.training.vec_env import GameVecEnv, is_builtin, make_training_vec_env
 
@@ -108,6 +109,7 @@ def evaluate(
             seen = obs if normalize is None else normalize(obs)
             if state is not None:  # a recurrent policy: its state goes along, and begins anew where an episode does
                 extra.update(state=state, episode_start=dones)
+            WATCH.get_on()
             actions, state = policy.predict(seen, deterministic=deterministic, **extra)
             obs, _, dones, infos = env.step(actions)
             for lane in np.flatnonzero(dones & (quota > 0)):

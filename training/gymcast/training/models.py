@@ -22,6 +22,7 @@ from gymcast.training.compute import choose_torch_threads, compute_in_bfloat16, 
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.distributions import compute_groups_together
 from gymcast.training.image_networks import image_kwargs
+from gymcast.training.lean_optimizers import spare_the_compiler
 from gymcast.training.noise import make_noise
 from gymcast.training.policies import policy_kwargs
 from gymcast.training.replay_memory import buffer_size_that_fits
@@ -76,6 +77,7 @@ def build_model(config: TrainingConfig, env: VecEnv, seed: int, *, plain: bool =
         home = spec.batched
         if spec.buffer:
             arguments.setdefault("rollout_buffer_class", load_class(spec.buffer))
+    spare_the_compiler()
     with _one_thread():
         model: BaseAlgorithm = load_class(home)(
             _policy_name(config, env.observation_space),

@@ -7,8 +7,8 @@
     takes the session over, and read again by a worker whose server is away.
 ``worker.lock``
     locked by the worker as long as it or a child of it lives, so a run folder never has two workers; names its process.
-``game.mark``
-    since when the worker waits for a game that it steps itself (:mod:`gymcast.training.game_watch`).
+``progress.mark``
+    what the worker is doing, and since when it has not got on with it (:mod:`gymcast.training.hang_watch`).
 ``outcome.json``
     how an attempt ended, in the worker's own words. Without it the worker was killed.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from gymcast.envs import GAMES, resolve_env_id
@@ -30,6 +30,7 @@ from gymcast.training.callbacks import (
     ProgressCallback,
     RunProgress,
     SessionControlCallback,
+    WatchedCallbacks,
 )
 from gymcast.training.checkpoints import Checkpoint, CheckpointManager, Found
 from gymcast.training.compute import keep_freed_memory
@@ -44,6 +45,7 @@ from gymcast.training.events import (
     SessionStatus,
     utc_now,
 )
+from gymcast.training.hang_watch import WATCH, Place
 from gymcast.training.logged_values import EVALUATION
 from gymcast.training.models import build_model, follow_progress, normalized, resolve_algorithm, torch_threads
 from gymcast.training.resume import resume_run, save_run
@@ -162,7 +164,8 @@ class Trainer:
                 if self.episode_log is not None:
                     self.episode_log.close()
                 env.close()
-            evaluations = [] if stopped else self._evaluate(model)
+            with WATCH.at(Place.EVALUATING):
+                evaluations = [] if stopped else self._evaluate(model)
             interrupted = self.signals.received is not None
             result = TrainingResult(
                 status="cancelled" if stopped or interrupted else "completed",
@@ -189,19 +192,19 @@ class Trainer:
         model, manager, boundary = self.model, self.checkpoints, self._boundary
         if model is None or manager is None or boundary is None:
             raise RuntimeError("there is nothing to save before run_training_loop() has built the model")
-        state = boundary.state()
-        timesteps = state.timesteps
-        if self.episode_log is not None:
-            self.episode_log.flush()  # episodes under way here are finished by whoever resumes
-        try:
-            checkpoint = save_run(manager, model, state, self.config, reason=reason, score=self._score(model))
-        except OSError as error:
-            log.warning("checkpoint at %d timesteps not written, training goes on: %s", timesteps, error)
-            detail = {"timesteps": timesteps, "errno": error.errno, "reason": reason}
-            self.reports.emit(
-                ErrorData(code="checkpoint_failed", message=f"checkpoint not written: {error}", detail=detail)
-            )
-            return None
+        with WATCH.at(Place.SAVING):
+            state = boundary.state()
+            timesteps = state.timesteps
+            if self.episode_log is not None:
+                self.episode_log.flush()  # episodes under way here are finished by whoever resumes
+            try:
+                checkpoint = save_run(manager, model, state, self.config, reason=reason, score=self._score(model))
+            except OSError as error:
+                log.warning("checkpoint at %d timesteps not written, training goes on: %s", timesteps, error)
+                detail = {"timesteps": timesteps, "errno": error.errno, "reason": reason}
+                text = f"checkpoint not written: {error}"
+                self.reports.emit(ErrorData(code="checkpoint_failed", message=text, detail=detail))
+                return None
         log.info("checkpoint %s (%s)", checkpoint.path.name, reason)
         if again := model.num_timesteps - timesteps:
             log.info("%d decisions of the unfinished rollout will be taken again, the same ones", again)
@@ -320,7 +323,8 @@ class Trainer:
         if config.max_minutes or config.max_episodes:
             follow_progress(model, lambda: self.progress.progress)
         if remaining > 0:
-            model.learn(remaining, CallbackList(callbacks), log_interval=1, reset_num_timesteps=False)
+            with WATCH.at(Place.TRAINING):
+                model.learn(remaining, WatchedCallbacks(callbacks), log_interval=1, reset_num_timesteps=False)
 
     def _evaluate(self, model: BaseAlgorithm) -> list[EvaluationResult]:
         config = self.config

@@ -37,7 +37,7 @@ from gymcast.envs.foreign_make import NO_EXTRAS, EnvExtras, make_foreign, try_ou
 from gymcast.envs.subproc import WorkerError
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.episode_taps import EpisodeSeeds, TappedDummyVecEnv, TappedSubprocVecEnv
-from gymcast.training.game_watch import WATCH
+from gymcast.training.hang_watch import WATCH, Place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -236,7 +236,8 @@ def _make_other(
     spec: gym.envs.registration.EnvSpec, extras: EnvExtras, options: Mapping[str, Any]
 ) -> gym.Env[Any, Any]:
     try:
-        return make_foreign(spec, options, extras)
+        with WATCH.at(Place.MAKING):
+            return make_foreign(spec, options, extras)
     except EnvMakeError as error:
         raise ConfigError("invalid TrainingConfig", [(error.field, str(error))]) from error
 
@@ -247,9 +248,10 @@ def try_foreign(config: TrainingConfig) -> None:
     Raises :class:`~gymcast.training.config.ConfigError` for one that cannot be made, or breaks Gymnasium's rules.
     """
     try:
-        env = make_foreign(config.env_id, config.env_kwargs, config.extras)
+        with WATCH.at(Place.MAKING):
+            env = make_foreign(config.env_id, config.env_kwargs, config.extras)
         try:
-            with WATCH:
+            with WATCH.at(Place.TRYING):
                 try_out(env)
         finally:
             env.close()

@@ -21,11 +21,13 @@ from gymcast.envs import EnvMakeError, UnknownEnvError, resolve_env_id
 from gymcast.training.broadcast import Address, EventSink
 from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.events import ErrorData, TrainingStatusData
-from gymcast.training.game_watch import WATCH
+from gymcast.training.hang_watch import WATCH, Place
 from gymcast.training.run_folder import CONFIG_NAME, LOCK_NAME, FileLock, Orders, Outcome, RunTakenError
 from gymcast.training.signals import StopSignals
 
 FLUSH_SECONDS = 10.0
+# Whoever sent a signal waits, and what has not arrived by then is in the spool.
+SIGNAL_FLUSH_SECONDS = 2.0
 AWAY_FLUSH_SECONDS = 1.0
 EXIT_FAILED: Final = 1
 EXIT_BAD_CONFIG: Final = 2
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         WATCH.open(run_dir)
     except OSError as error:
-        log.warning("a game that hangs will not be noticed: %s", error)
+        log.warning("a training that hangs will not be noticed: %s", error)
 
     def address() -> Address:
         now = Orders.read(run_dir)
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code, outcome = _train(run_dir, sink, options.resume, signals, orders, options.attempt)
         finally:
-            sink.close(FLUSH_SECONDS if sink.connected else AWAY_FLUSH_SECONDS)
+            seconds = FLUSH_SECONDS if signals.received is None else SIGNAL_FLUSH_SECONDS
+            sink.close(seconds if sink.connected else AWAY_FLUSH_SECONDS)
     try:
         outcome.write(run_dir)
     except OSError as error:
@@ -86,16 +89,21 @@ def _train(
 
     try:
         config = TrainingConfig.from_yaml(run_dir / CONFIG_NAME)
-        resolve_env_id(config.env_id, config.gym_packages)
+        with WATCH.at(Place.MAKING):
+            resolve_env_id(config.env_id, config.gym_packages)
     except (ConfigError, EnvMakeError, UnknownEnvError, OSError) as error:
         sink.emit(ErrorData(code="bad_config", message=str(error)[:2000]))
         sink.emit(TrainingStatusData(status="failed", reason=str(error)[:2000]))
         return failed(EXIT_BAD_CONFIG, error, retry=isinstance(error, OSError))
     sink.emit(TrainingStatusData(status="starting", phase="compiling", total_timesteps=config.total_timesteps))
     # torch and Stable-Baselines3 take a second to import; the viewer has heard from us by then.
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
     from gymcast.training.env_workers import resolve_workers
     from gymcast.training.trainer import Trainer
 
+    # An update may take as long as it wants, while it gets on.
+    register_optimizer_step_post_hook(lambda *_: WATCH.get_on())
     trainer = None
     try:
         if config.workers == "auto":

@@ -5,7 +5,7 @@ from gymcast.training.callbacks.collapse import CollapseAlarmCallback, TrainingC
 from gymcast.training.callbacks.decisions import BotDecisionCallback, Decision, DecisionExplainer
 from gymcast.training.callbacks.episodes import EpisodeLogCallback
 from gymcast.training.callbacks.footage import FootageCallback
-from gymcast.training.callbacks.guarded import GuardedCallback
+from gymcast.training.callbacks.guarded import GuardedCallback, WatchedCallbacks
 from gymcast.training.callbacks.metrics import MetricsBroadcastCallback
 from gymcast.training.callbacks.pictures import PictureCallback
 from gymcast.training.callbacks.progress import RunProgress
@@ -32,4 +32,5 @@ __all__ = [
     "SessionCallback",
     "SessionControlCallback",
     "TrainingCollapsed",
+    "WatchedCallbacks",
 ]

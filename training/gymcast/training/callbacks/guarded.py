@@ -1,4 +1,4 @@
-"""A callback of somebody else's inside a training that must not end because of it."""
+"""Callbacks inside a training that must not end because of one, nor hang in one unnoticed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+
+from gymcast.training.hang_watch import WATCH, Place
 
 log = logging.getLogger(__name__)
+
+
+class WatchedCallbacks(CallbackList):
+    """Callbacks one after the other; whoever looks after the process knows when it is in them."""
+
+    def on_step(self) -> bool:
+        """Call all of them; false when one wants the training to end."""
+        with WATCH.at(Place.CALLBACKS):
+            return super().on_step()
 
 
 class GuardedCallback(BaseCallback):

@@ -22,7 +22,8 @@ class PictureCallback(BaseCallback):
     """Sends how lane 0 looks while somebody watches: at most every ``seconds``, and within 1 % of the time.
 
     The environment has to be made with ``render_mode="rgb_array"``; with any other there are no pictures. One that is
-    larger than 48 KiB after it was made small is left out.
+    larger than 48 KiB after it was made small is left out. What the first one takes is not counted: it loads what
+    draws.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PictureCallback(BaseCallback):
         self._watchers = watchers
         self._seconds = seconds
         self._next = 0.0
+        self._drawn = False
 
     def _on_step(self) -> bool:
         now = time.monotonic()
@@ -58,5 +60,7 @@ class PictureCallback(BaseCallback):
                         timesteps=self._progress.timesteps,
                     )
                 )
-        self._next = now + max(self._seconds, LEAST_PAUSE * (time.monotonic() - now))
+        took = time.monotonic() - now if self._drawn else 0.0
+        self._drawn = True
+        self._next = now + max(self._seconds, LEAST_PAUSE * took)
         return True

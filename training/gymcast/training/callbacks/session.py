@@ -14,6 +14,7 @@ from gymcast.envs import Pacer
 from gymcast.training.broadcast import Sink
 from gymcast.training.callbacks.progress import RunProgress
 from gymcast.training.events import ErrorData, Phase, SessionStatus
+from gymcast.training.hang_watch import WATCH, Place
 from gymcast.training.signals import StopSignals
 
 log = logging.getLogger(__name__)
@@ -123,15 +124,17 @@ class SessionControlCallback(BaseCallback):
         self.progress.pause()
         self._save("pause")
         self._report("paused", "", "paused on request")
-        while sink.desired == "paused" and self._signals.received is None:
-            time.sleep(PAUSE_POLL_SECONDS)
+        with WATCH.at(Place.WAITING):
+            while sink.desired == "paused" and self._signals.received is None:
+                time.sleep(PAUSE_POLL_SECONDS)
         self.progress.resume()
         if self.progress.pacer is not None:
             self.progress.pacer.restart()
         self._report("running", "training", None)
 
     def _pace(self, pacer: Pacer) -> None:
-        pacer.wait()
+        with WATCH.at(Place.WAITING):
+            pacer.wait()
         now = time.monotonic()
         if now < self._next_look:
             return

@@ -4,8 +4,9 @@ Names are imported when they are first used: the database behind a manager takes
 are played one by one (:mod:`.batch`) need none.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gymcast.training.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .api import ExternalSession as ExternalSession
@@ -23,29 +24,30 @@ if TYPE_CHECKING:
     from .session import TrainingSession as TrainingSession
     from .usage import ResourceAlert as ResourceAlert
 
-_HOMES = {
-    "GLOBAL_METRICS": "metrics",
-    "SESSION_METRICS": "metrics",
-    "ExternalSession": "api",
-    "ManagedSession": "api",
-    "NotManagedError": "api",
-    "ResourceAlert": "usage",
-    "SessionLimitError": "manager",
-    "SessionManager": "manager",
-    "SessionMetrics": "metrics",
-    "SessionUpdate": "api",
-    "TrainedEpisode": "session",
-    "TrainingAPI": "api",
-    "TrainingFailedError": "session",
-    "TrainingSession": "session",
+_NAMES = {
+    ".api": (
+        "ExternalSession",
+        "ManagedSession",
+        "NotManagedError",
+        "SessionUpdate",
+        "TrainingAPI",
+    ),
+    ".manager": (
+        "SessionLimitError",
+        "SessionManager",
+    ),
+    ".metrics": (
+        "GLOBAL_METRICS",
+        "SESSION_METRICS",
+        "SessionMetrics",
+    ),
+    ".session": (
+        "TrainedEpisode",
+        "TrainingFailedError",
+        "TrainingSession",
+    ),
+    ".usage": ("ResourceAlert",),
 }
 
-__all__ = [*_HOMES]
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__all__ = [name for names in _NAMES.values() for name in names]
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, Self
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from gymcast.training.config import ConfigError, ResourceLimits, TrainingConfig
+from gymcast.training.config import ConfigError, TrainingConfig
 from gymcast.training.env_settings import refused_code
 from gymcast.training.events import SessionStatus, Timestamp
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.storage import (
     ACTIVE,
     TERMINAL,

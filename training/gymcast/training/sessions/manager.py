@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from gymcast.training.config import ResourceLimits, TrainingConfig
+from gymcast.training.config import TrainingConfig
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.run_folder import FileLock, Orders, write_config
 from gymcast.training.storage import LEASE_SECONDS, MOVES, TERMINAL, NotFoundError, SessionRecord, Storage, new_id
 from gymcast.training.storage.errors import StateError
@@ -120,11 +121,22 @@ class SessionManager:
         await asyncio.to_thread(remove_old_locks, folder)
         self._pool = pool
 
-    async def stop(self, reason: str = "its manager is shutting down") -> None:
-        """End every session with a checkpoint, and wait until their processes are gone."""
+    async def stop(
+        self,
+        reason: str = "its manager is shutting down",
+        *,
+        within: float | None = None,
+        beside: Coroutine[Any, Any, None] | None = None,
+    ) -> None:
+        """End every session with a checkpoint, and wait until their processes are gone.
+
+        With ``within`` this takes about as many seconds at most: whoever has not ended by then is killed, and goes on
+        from its newest checkpoint. ``beside`` is done at the same time; until it has ended as well, sessions can be
+        created, for the next manager.
+        """
         if self._pool is None:
             return
-        await self._pool.close(reason)
+        await asyncio.gather(self._pool.close(reason, within), *(() if beside is None else (beside,)))
         self._pool = None
         await self._handlers.close(_HANDLER_SECONDS)
         if self._lock is not None:
@@ -238,19 +250,23 @@ class SessionManager:
         """Let a session that was created with ``hold`` start."""
         self.pool.release(session_id)
 
-    async def stop_session(self, session_id: str, *, urgent: bool = False, reason: str | None = None) -> SessionRecord:
+    async def stop_session(
+        self, session_id: str, *, urgent: bool = False, within: float | None = None, reason: str | None = None
+    ) -> SessionRecord:
         """Stop with a checkpoint; returns at once, :meth:`wait` tells when it is done.
 
-        ``urgent`` sends SIGTERM now instead of waiting for the worker's next report. Raises
-        :class:`~gymcast.training.storage.StateError` for a session that has ended.
+        ``urgent`` sends SIGTERM now instead of waiting for the worker's next report; ``within`` seconds later at most
+        comes SIGKILL. Raises :class:`~gymcast.training.storage.StateError` for a session that has ended.
         """
-        return await self._end(session_id, Stop(reason or "stopped by request"), urgent)
+        return await self._end(session_id, Stop(reason or "stopped by request"), urgent, within)
 
     async def cancel_session(self, session_id: str, *, reason: str | None = None) -> SessionRecord:
         """End a session without another checkpoint; those it has written stay."""
-        return await self._end(session_id, Stop(reason or "cancelled by request", save=False), False)
+        return await self._end(session_id, Stop(reason or "cancelled by request", save=False))
 
-    async def _end(self, session_id: str, stop: Stop, urgent: bool) -> SessionRecord:
+    async def _end(
+        self, session_id: str, stop: Stop, urgent: bool = False, within: float | None = None
+    ) -> SessionRecord:
         record = await self.storage.get_session(session_id)
         if record.status in TERMINAL:
             raise StateError(record.status, "stopping", ())
@@ -258,7 +274,7 @@ class SessionManager:
         if session is not None and session.watcher is None:
             await self.pool.cancel_waiting(session, stop.reason)
         elif session is not None:
-            await session.end(stop, urgent=urgent)
+            await session.end(stop, urgent=urgent, within=within)
         else:  # another manager's: its worker hears of the wish through the database
             waits = record.status in ("queued", "retrying")
             status = "cancelled" if waits else "stopping"

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from gymcast.training.config import ConfigError, ResourceLimits, TrainingConfig
+from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.run_folder import LOG_NAME, Orders
 from gymcast.training.storage import TERMINAL, WAITING, Committed, NotFoundError, SessionRecord, Storage, StorageError
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 SCAN_SECONDS: Final = 5.0
+# For the state of a session whose worker has been killed to be stored.
+SETTLE_SECONDS: Final = 2.0
 _HELD: Final = "start_training() has not been called"
 _PAUSED: Final = "paused on request; it starts when it is resumed"
 
@@ -69,23 +72,38 @@ class Pool:
         ):
             self._tasks.append(asyncio.create_task(self._every(seconds, work), name=f"sessions {work.__name__}"))
 
-    async def close(self, reason: str) -> None:
-        """End every session, with a checkpoint; those that are to be kept go back to the queue for the next manager."""
+    async def close(self, reason: str, within: float | None = None) -> None:
+        """End every session, with a checkpoint; those that are to be kept go back to the queue for the next manager.
+
+        Workers that have not ended ``within`` seconds are killed. What cannot be stored then is left to the next
+        manager, as of one that was killed.
+        """
         self._closing = True
         stop = Stop(reason, "queued" if self.me.keeps else "cancelled")
-        for session in list(self.sessions.values()):
-            if session.watcher is not None:
-                await session.end(stop, urgent=True)
-            elif self.me.keeps:
-                session.ended.set()
-            else:
-                await self.cancel_waiting(session, reason)
-        await asyncio.gather(*(session.ended.wait() for session in list(self.sessions.values())))
+        sessions = list(self.sessions.values())
+        try:
+            async with asyncio.timeout(None if within is None else within + SETTLE_SECONDS):
+                await asyncio.gather(*(self._end(session, stop, within) for session in sessions))
+        except TimeoutError:
+            for session in [one for one in sessions if not one.ended.is_set()]:
+                log.warning("session %s: its end is not stored; the next manager takes it over", session.session_id)
+                if session.worker is not None:
+                    session.worker.kill()
+                await session.let_go()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._unlisten()
         await self._receiver.close()
+
+    async def _end(self, session: Supervised, stop: Stop, within: float | None) -> None:
+        if session.watcher is not None:
+            await session.end(stop, urgent=True, within=within)
+        elif self.me.keeps:
+            session.ended.set()
+        else:
+            await self.cancel_waiting(session, stop.reason)
+        await session.ended.wait()
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -98,7 +116,8 @@ class Pool:
                 log.exception("sessions: a fault in %s", work.__name__)
             if work == self._dispatch:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), seconds)
+                    async with asyncio.timeout(seconds):
+                        await self._wake.wait()
                 self._wake.clear()
             else:
                 await asyncio.sleep(seconds)
@@ -284,7 +303,7 @@ class Pool:
             self.usage = {}
             return
         for session in list(self.sessions.values()):
-            await session.look_at_game()
+            await session.look_for_hang()
         self.usage = await asyncio.to_thread(self._sampler.sample, roots)
         for session in [one for one in self.sessions.values() if one.worker is not None]:
             await asyncio.to_thread(bound_output, Path(session.run_dir) / LOG_NAME)

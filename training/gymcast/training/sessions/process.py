@@ -8,14 +8,13 @@ import logging
 import os
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import psutil
 
-from gymcast.training.game_watch import REMEDY
+from gymcast.training.hang_watch import REMEDY
 from gymcast.training.launch import worker_environment
 from gymcast.training.run_folder import LOG_NAME, worker_of
 
@@ -111,15 +110,14 @@ class WorkerProcess:
             code: int | None = await self._process.wait()
         else:
             code = None
-            await asyncio.to_thread(self._wait_for_stranger)
+            while self._stranger_runs():  # noqa: ASYNC110 - nobody but its parent is told of the end of a process
+                await asyncio.sleep(_LOOK_SECONDS)
         self._ended = True
         self._signal_group(signal.SIGKILL)
         return WorkerExit(code)
 
-    def _wait_for_stranger(self) -> None:
-        """Nobody but its parent is told of the end of a process; its lock tells it."""
-        while is_alive(self.pid) and worker_of(self.run_dir) == self.pid and not self._left:
-            time.sleep(_LOOK_SECONDS)
+    def _stranger_runs(self) -> bool:
+        return not self._left and is_alive(self.pid) and worker_of(self.run_dir) == self.pid
 
     def leave(self) -> None:
         """Let nobody wait for it any more; it goes on."""

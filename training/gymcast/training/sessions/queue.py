@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 
 AGE_SECONDS: Final = 60.0
 RESERVE_SECONDS: Final = 600.0

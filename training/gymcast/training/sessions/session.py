@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from gymcast.training.config import ConfigError, ResourceLimits, TrainingConfig
-from gymcast.training.env_settings import problems_of_environment
+from gymcast.training.config import ConfigError, TrainingConfig
+from gymcast.training.env_settings import problem_of_workers, problems_of_environment
 from gymcast.training.events import EpisodesData, TrainingMetricsData
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.storage import Committed, SessionRecord
 
 from .batch.handlers import Handlers
@@ -225,6 +226,8 @@ def known_game(config: TrainingConfig) -> TrainingConfig:
     except EnvMakeError as error:
         raise ConfigError("unknown environment", [(error.field, str(error))]) from None
     problems = problems_of_environment(env_id, config.model_dump())
+    if text := problem_of_workers(env_id, config.workers):
+        problems.append(("workers", text))
     if env_id in GAMES:
         for name, value in config.env_kwargs.items():
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from gymcast.training.config import TrainingConfig
-from gymcast.training.game_watch import REMEDY, seconds_in_game
+from gymcast.training.hang_watch import GAME, REMEDY, Place, last_sign
 from gymcast.training.run_folder import LOG_NAME, Orders, Outcome
 from gymcast.training.storage import (
     ACTIVE,
@@ -34,9 +34,20 @@ log = logging.getLogger(__name__)
 
 BACKOFF_CAP_SECONDS: Final = 100.0
 _STARTING_GRACE_SECONDS: Final = 3.0
+_LOOK_UP_SECONDS: Final = 1.0
 _STORE_AGAIN_SECONDS: Final = 1.0
 _STORE_TRIES: Final = 60
 _EXIT_TAKEN: Final = 3
+# Importing and compiling on a busy machine.
+_STARTING_LIMIT_SECONDS: Final = 600.0
+_CALLS: Final = {Place.TRYING: "first reset() and steps", Place.RESETTING: "reset()", Place.STEPPING: "step()"}
+_DOING: Final = {
+    Place.STARTING: "while it starts or ends",
+    Place.TRAINING: "between steps",
+    Place.CALLBACKS: "in a callback",
+    Place.SAVING: "while it saves a checkpoint",
+    Place.EVALUATING: "while it plays evaluation games",
+}
 # What a status after SIGINT and SIGTERM looks like, with and without a handler.
 _BY_SIGNAL: Final = (-2, -15, 130, 143)
 _JITTER: Final = random.Random()
@@ -110,6 +121,26 @@ def what_follows(
         return Next("failed", f"{why} (after {retries} of {max_retries} retries)" if max_retries else why)
     text = f"{why}; retry {retries + 1} of {max_retries} goes on from the newest checkpoint"
     return Next("retrying", text, retry_delay(retries))
+
+
+def what_hangs(config: TrainingConfig, place: Place, seconds: float) -> str | None:
+    """What to say of a worker that has not got on for so many seconds; ``None`` when they are within its limit."""
+    name, limit = "stall_timeout", config.stall_timeout
+    if place in _CALLS:
+        limit = config.longest_step(1)
+        name = "step_timeout" if limit == config.step_timeout else "episode_timeout"
+    elif place is Place.MAKING:
+        name, limit = "start_timeout", config.start_timeout
+    elif place is Place.STARTING and limit is not None:
+        limit = max(limit, _STARTING_LIMIT_SECONDS)
+    if place is Place.WAITING or limit is None or seconds <= limit:
+        return None
+    if place is Place.MAKING:
+        return f"{config.env_id} hangs: to make it took more than {limit:g} s ({name}); {LOG_NAME} says where"
+    if place in _CALLS:
+        return f"{config.env_id} hangs: its {_CALLS[place]} took more than {limit:g} s ({name}); {REMEDY}"
+    doing = _DOING[place]
+    return f"the training hangs {doing}: it did not get on for {limit:g} s ({name}); {LOG_NAME} says where"
 
 
 @dataclass(eq=False)
@@ -219,8 +250,9 @@ class Supervised:
         outcome = await asyncio.to_thread(Outcome.read, self.run_dir, self.record.attempts)
         await asyncio.to_thread(bound_output, self.run_dir / LOG_NAME)
         if outcome is None and self.worker is not None:
-            inside = await asyncio.to_thread(seconds_in_game, self.run_dir, self.worker.pid)
-            exit_ = replace(exit_, why=self._fault, in_game=None if inside is None else self.config.env_id)
+            sign = await asyncio.to_thread(last_sign, self.run_dir, self.worker.pid)
+            inside = sign is not None and sign[0] in GAME
+            exit_ = replace(exit_, why=self._fault, in_game=self.config.env_id if inside else None)
         stop = self.stop or await self._wish_of_others()
         following = what_follows(exit_, outcome, stop, self.retries, self.config.max_retries, keeps=self.keeps)
         # Of what was killed from outside the log says nothing, but for one that another manager had started.
@@ -279,8 +311,11 @@ class Supervised:
                 await asyncio.sleep(_STORE_AGAIN_SECONDS)
         return None
 
-    async def end(self, stop: Stop, *, urgent: bool = False) -> None:
-        """Ask the worker to end, in steps. The first wish stands, but for one that ends a session that was to go on."""
+    async def end(self, stop: Stop, *, urgent: bool = False, within: float | None = None) -> None:
+        """Ask the worker to end, in steps. The first wish stands, but for one that ends a session that was to go on.
+
+        ``urgent`` begins with SIGTERM; ``within`` seconds after it a worker is killed, if its patience is not shorter.
+        """
         if self.stop is None or self.stop.status == "queued":
             self.stop = stop
         # The signal goes first: it must not wait for a database that cannot be written.
@@ -291,6 +326,7 @@ class Supervised:
                 self._escalation.cancel()
             begun = self.record.status != "starting" or await self._begun()
             grace = self.patience.grace if begun else min(_STARTING_GRACE_SECONDS, self.patience.grace)
+            grace = grace if within is None else min(grace, within)
             polite = 0.0 if urgent else self.patience.polite
             self._escalation = asyncio.create_task(self._escalate(polite, grace), name=f"stop {self.session_id}")
         if self.stop.status == "queued" and self.record.desired == "paused":
@@ -313,8 +349,9 @@ class Supervised:
     async def _begun(self) -> bool:
         """Whether the worker has trained anything it could save."""
         try:
-            return (await self.storage.get_session(self.session_id)).status not in ("starting", *TERMINAL)
-        except StorageError as error:
+            async with asyncio.timeout(_LOOK_UP_SECONDS):
+                return (await self.storage.get_session(self.session_id)).status not in ("starting", *TERMINAL)
+        except (StorageError, TimeoutError) as error:
             log.warning("session %s: its status cannot be read: %s", self.session_id, error)
             return True
 
@@ -329,17 +366,15 @@ class Supervised:
                 self.stop = replace(self.stop, reason=f"{self.stop.reason}; it did not end in time and was killed")
             self.worker.kill()
 
-    async def look_at_game(self) -> None:
-        """Kill a worker whose game does not return; another attempt goes on from the newest checkpoint."""
-        limit = self.config.longest_step(1)
-        if self.worker is None or limit is None or self._fault is not None or self.stop is not None:
+    async def look_for_hang(self) -> None:
+        """Kill a worker that does not get on; another attempt goes on from the newest checkpoint."""
+        if self.worker is None or self._fault is not None or self.stop is not None:
             return
-        waited = await asyncio.to_thread(seconds_in_game, self.run_dir, self.worker.pid)
-        if waited is None or waited <= limit or self.worker is None:
+        sign = await asyncio.to_thread(last_sign, self.run_dir, self.worker.pid)
+        if sign is None or self.worker is None or (fault := what_hangs(self.config, *sign)) is None:
             return
-        setting = "step_timeout" if limit == self.config.step_timeout else "episode_timeout"
-        self._fault = f"{self.config.env_id} hangs: a step or reset took more than {limit:g} s ({setting}); {REMEDY}"
-        log.warning("session %s is killed: %s", self.session_id, self._fault)
+        self._fault = fault
+        log.warning("session %s is killed: %s", self.session_id, fault)
         await self.worker.kill_hanging()
 
     async def let_go(self) -> None:

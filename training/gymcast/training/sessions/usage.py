@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import psutil
 
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 
 SAMPLE_SECONDS: Final = 2.0
 ALERT_SHARE: Final = 0.8
