@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +29,8 @@ from gymcast.training.events import (
     event_type_of,
 )
 
+from ..programs import need_program
+
 expect.set_options(timeout=30_000)  # milliseconds: what is right comes at once, on a busy machine a little later
 
 ENV_ID = "gymcast/Archers-v0"
@@ -48,13 +48,7 @@ CHROMIUM_ARGUMENTS = [
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of the browser. Without one the tests are skipped, but not where everything has to be tested."""
-    path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
-    if path is None:
-        message = "there is no Chromium; install Debian's package chromium"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
+    return need_program(*CHROMIUM_NAMES, package="chromium")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,7 +1,7 @@
 // Requests to this server. Every failure becomes an ApiError whose message can be shown as it is.
 
 import { readHash, roomHash } from "./router.js";
-import { guestRoom, heldToken, signIn } from "./signin.js";
+import { canSignIn, guestRoom, heldToken, signIn } from "./signin.js";
 
 export class ApiError extends Error {
   /** @param {number} status HTTP status, 0 when there was no answer. */
@@ -48,7 +48,9 @@ async function send(path, options) {
       if (readHash().room === null) location.replace(roomHash(guestRoom(), false));
       throw new ApiError("Your time in this room is over; you may join it again.", 401);
     }
-    await signIn(token, await problemText(response));
+    const reason = await problemText(response);
+    if (!canSignIn()) throw new ApiError(reason, response.status);
+    await signIn(token, reason);
     options.signal?.throwIfAborted();
   }
 }
@@ -96,6 +98,7 @@ export const paths = {
   evaluations: (id) => `${session(id)}/evaluations?limit=50`,
   frames: (replayId) => `/api/replays/${encodeURIComponent(replayId)}/frames`,
   envs: () => "/api/envs",
+  ratings: () => "/api/ratings",
   rooms: () => "/api/rooms",
   room: (code) => `/api/rooms/${encodeURIComponent(code)}`,
   socket: (id) => `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/${encodeURIComponent(id)}`,

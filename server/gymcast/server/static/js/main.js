@@ -7,6 +7,7 @@ import { Graphs } from "./graphs.js";
 import { Mind } from "./mind.js";
 import { Overview } from "./overview.js";
 import { Player } from "./player.js";
+import { Ratings } from "./ratings.js";
 import { readHash, replayHash, sessionHash } from "./router.js";
 import { Rooms } from "./rooms.js";
 import { SessionList } from "./sessions.js";
@@ -33,7 +34,7 @@ function initDrawer() {
 }
 
 function initEmpty() {
-  byId("empty-copy").addEventListener("click", () => copyText(COMMAND));
+  byId("empty-copy").addEventListener("click", () => copyText(byId("empty-command").querySelector("code").textContent));
 }
 
 class Page {
@@ -49,6 +50,7 @@ class Page {
       link: (replay, t) => replayHash(this.watch.id, replay, t),
     });
     this.rooms = new Rooms(this);
+    this.ratings = new Ratings(this);
     this.list = new SessionList((sessions) => this.#listed(sessions));
     addEventListener("hashchange", () => this.route());
     this.list.start();
@@ -57,9 +59,14 @@ class Page {
 
   /** Shows what the address names; without a session, the newest one as soon as the list is there. */
   route() {
-    const { session, replay, t, room, open } = readHash();
+    const { session, replay, t, room, open, ratings } = readHash();
     byId("join").hidden = true;
+    if (!ratings) this.ratings.hide();
     if (!session && this.rooms.show(room, open)) return;
+    if (ratings) {
+      this.ratings.show();
+      return;
+    }
     if (!session) {
       this.#listed(this.list.all());
       return;
@@ -82,6 +89,10 @@ class Page {
   close() {
     this.watch?.close();
     this.watch = null;
+    this.player.reset();
+    this.list.select(null);
+    byId("link-state").dataset.state = "idle";
+    setText(byId("viewers"), "");
     byId("session").hidden = true;
     byId("empty").hidden = true;
   }
@@ -104,20 +115,23 @@ class Page {
   }
 
   #listed(sessions) {
-    if (readHash().session || readHash().room) return;
+    const { session, room, ratings } = readHash();
+    if (ratings) this.ratings.draw();
+    if (session || room || ratings) return;
     if (sessions.length) {
       location.replace(sessionHash(sessions[0].session_id));
     } else {
       this.close();
-      this.showEmpty("No training yet", "Start one in a terminal. It shows up here by itself.", true);
+      this.showEmpty("No training yet", "Start one in a terminal. It shows up here by itself.", COMMAND);
     }
   }
 
-  /** Hides the session and says why there is none to see. */
-  showEmpty(title, text, command = false) {
+  /** Hides the session and says why there is nothing to see, and the command that changes it. */
+  showEmpty(title, text, command = null) {
     byId("session").hidden = true;
     byId("empty").hidden = false;
-    byId("empty-command").hidden = !command;
+    byId("empty-command").hidden = command === null;
+    setText(byId("empty-command").querySelector("code"), command ?? "");
     setText(byId("empty-title"), title);
     setText(byId("empty-text"), text);
     document.title = "gymcast";

@@ -1,7 +1,7 @@
-// Addresses of the page: #/session/{id}, #/session/{id}/replay/{replay}?t=seconds, #/room/{code} and, for a room without a
-// password, #/room/{code}?open
+// Addresses of the page: #/session/{id}, #/session/{id}/replay/{replay}?t=seconds, #/ratings, #/room/{code} and, for a room
+// without a password, #/room/{code}?open
 
-/** @returns {{session: string|null, replay: string|null, t: number|null, room: string|null, open: boolean}} */
+/** @returns {{session: string|null, replay: string|null, t: number|null, room: string|null, open: boolean, ratings: boolean}} */
 export function readHash(hash = location.hash) {
   const [path, query] = hash.replace(/^#/, "").split("?");
   const parts = path.split("/").filter(Boolean).map(decode);
@@ -14,6 +14,7 @@ export function readHash(hash = location.hash) {
     t: Number.isFinite(seconds) && seconds >= 0 ? seconds : null,
     room: parts[0] === "room" && parts[1] ? parts[1].toUpperCase() : null,
     open: given.has("open"),
+    ratings: parts[0] === "ratings",
   };
 }
 

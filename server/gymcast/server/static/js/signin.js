@@ -39,6 +39,9 @@ export function keep(value) {
   }
 }
 
+/** Whether this page can ask for a token; one that only uses these modules gives its own to `keep`. */
+export const canSignIn = () => document.getElementById("sign-in") !== null;
+
 let asking = null;
 
 /**

@@ -40,10 +40,15 @@ export function showCheckpoints(rows) {
   );
 }
 
-/** Fills an element with a table; columns in `numeric` are set to the right. */
+/** Fills an element with a table, see `table`. */
 export function fillTable(id, head, numeric, rows) {
+  byId(id).replaceChildren(table(head, numeric, rows));
+}
+
+/** A table of texts and elements; columns in `numeric` are set to the right. */
+export function table(head, numeric, rows) {
   const side = (index) => (numeric.includes(index) ? "number" : null);
-  const header = make("tr", {}, ...head.map((text, index) => make("th", { scope: "col", class: side(index), text })));
+  const header = make("tr", {}, ...head.map((cell, index) => make("th", { scope: "col", class: side(index) }, cell)));
   const body = rows.map((cells) => make("tr", {}, ...cells.map((cell, index) => make("td", { class: side(index) }, cell))));
-  byId(id).replaceChildren(make("table", {}, make("thead", {}, header), make("tbody", {}, ...body)));
+  return make("table", {}, make("thead", {}, header), make("tbody", {}, ...body));
 }
