@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ EXAMPLES = int(os.environ.get("GYMCAST_API_EXAMPLES", "4"))
 SEED = os.environ.get("GYMCAST_API_SEED", "1")
 SESSIONS = "/api/training/sessions"
 EXTERNAL = {"training_session_id": "t1", "model_generation": 1, "algorithm": "PPO", "total_episodes": 100}
+
+OF_THE_ENVIRONMENT = {"env_id", "gym_packages", "wrappers", "network", "hyperparameters", "speed_multiplier"}
 
 SETTINGS = hypothesis.settings(
     max_examples=EXAMPLES,
@@ -123,6 +126,8 @@ def sensible(case: schemathesis.Case) -> None:
         query.pop("seq", None)
     if "kind" in query or {"lane", "outcome", "order"} & set(query):
         query.update({"kind": "logged", "session": "nobody"} if "session" in _names(case) else {"kind": "logged"})
+    if is_managed(case):
+        _sensible_config(body["config"])
     for one in body if isinstance(body, list) else [body]:
         if isinstance(one, dict):
             _sensible_report(one)
@@ -130,6 +135,20 @@ def sensible(case: schemathesis.Case) -> None:
                 one.pop("password", None)
             for event in one.get("events", ()):
                 _sensible_report(event["data"])
+
+
+def _sensible_config(config: dict[str, Any]) -> None:
+    """One for an environment and an algorithm that are there; these decide about what is left out here."""
+    for one in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in [name for name in one if _snake_case(name) != name and _snake_case(name) in one]:
+            del one[name]  # one spelling of each
+    for name in [name for name in config if _snake_case(name) in OF_THE_ENVIRONMENT]:
+        del config[name]
+    config["env_id"] = "CartPole-v1"
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
 
 
 def _of_64_bits(value: Any) -> Any:
@@ -158,10 +177,30 @@ def is_positive(case: schemathesis.Case) -> bool:
     return case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
 
 
+def is_managed(case: schemathesis.Case) -> bool:
+    return isinstance(case.body, dict) and "config" in case.body
+
+
 def excluded_checks(case: schemathesis.Case) -> list[schemathesis.CheckFunction]:
-    """Whether a configuration fits its environment takes the environment; and this server runs no trainings (503)."""
-    managed = isinstance(case.body, dict) and "config" in case.body
-    return [CHECKS.get_one(name) for name in ("positive_data_acceptance", "not_a_server_error")] if managed else []
+    """Checks that have no say in a case."""
+    left_out = []
+    if is_managed(case):
+        # This server runs no trainings: a configuration that it would train is answered with 503, see ``judge``.
+        left_out += ["positive_data_acceptance", "not_a_server_error"]
+    unknown = [value for name, value in (case.query or {}).items() if name not in _names(case)]
+    if unknown and all(value in (None, [], {}) for value in unknown):
+        left_out.append("negative_data_rejection")  # an address has no room for them
+    return [CHECKS.get_one(name) for name in left_out]
+
+
+def judge(case: schemathesis.Case, response: Any) -> None:
+    """A configuration that fits the document is one that the server would train."""
+    if is_managed(case):
+        kind = response.json()["type"]
+        if is_positive(case):
+            assert kind == "/problems/not-managed", f"{case.body}\n{response.text}"
+        else:
+            assert response.status_code < 500 or kind == "/problems/not-managed", response.text
 
 
 @SCHEMA.parametrize()
@@ -173,7 +212,7 @@ def test_every_address(case: schemathesis.Case, server: str, session_id: str) ->
         if "session_id" in case.path_parameters:
             fresh = case.method in ("PUT", "DELETE") or case.operation.path.endswith(("/stop", "/pause"))
             case.path_parameters["session_id"] = new_session(server) if fresh else session_id
-    case.call_and_validate(base_url=server, headers=HEADERS, excluded_checks=excluded_checks(case))
+    judge(case, case.call_and_validate(base_url=server, headers=HEADERS, excluded_checks=excluded_checks(case)))
 
 
 def test_sequences_along_the_links(server: str) -> None:
@@ -194,6 +233,7 @@ def test_sequences_along_the_links(server: str) -> None:
         def validate_response(self, response: Any, case: schemathesis.Case, **more: Any) -> None:
             try:
                 case.validate_response(response, excluded_checks=excluded_checks(case), transport_kwargs=more)
+                judge(case, response)
             except Exception as failure:
                 failures.append(failure)
                 raise

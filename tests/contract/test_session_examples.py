@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gymcast.training.config import ResourceLimits as DefaultLimits
+from gymcast.training.limits import ResourceLimits as DefaultLimits
 from gymcast.training.sessions import SESSION_METRICS
 
 SECONDS = 120

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from gymcast.server import ServerConfig, ServerConfigError
 from gymcast.server.cli_app import app
 from gymcast.server.config import _ENVIRONMENT
 from gymcast.server.routes import routes
+
+from ..programs import need_program
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
@@ -149,9 +150,7 @@ def test_commands_in_the_docs_exist() -> None:
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     (text,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd-analyze is not installed")
+    program = need_program("systemd-analyze", package="systemd")
     # Its program and user are not on this machine.
     text = re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text).replace("User=gymcast", "User=root")
     unit = tmp_path / "gymcast.service"

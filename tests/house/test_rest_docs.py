@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 import runpy
-import shutil
 from pathlib import Path
 
-import pytest
-
 from gymcast.server import ServerConfig, running_server
+
+from ..programs import need_program
 
 GENERATOR = Path(__file__).with_name("rest_docs.py")
 
@@ -27,8 +26,8 @@ def found(part: str, said: str) -> int:
     return said.index(part)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 async def test_the_examples_run(tmp_path: Path) -> None:
+    need_program("curl")
     text = runpy.run_path(str(GENERATOR))["PAGE"].read_text(encoding="utf-8")
     script = "set -eu\n" + "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
     async with running_server(ServerConfig(port=0, data_storage_path=tmp_path)) as server:

@@ -143,6 +143,22 @@ async def test_terminal_codes(server: RunningServer) -> None:
                         pass
 
 
+async def test_the_reason_is_told_to_who_reads_it_late(server: RunningServer) -> None:
+    """By then the connection is gone, as it is at once behind some proxies."""
+    async with AsyncClient(server.url) as client:
+        session_id = (await client.create_session("mine", "PPO"))["session_id"]
+        messages = client.watch(session_id)
+        await anext(messages)
+        (viewer,) = server.hub.channel(session_id).clients
+        viewer.sink.close(4403, "not for you")
+        async with asyncio.timeout(30):
+            while not viewer.sink._transport.is_closing():  # noqa: ASYNC110 - of the server
+                await asyncio.sleep(0.05)
+        with pytest.raises(WatchEnded, match="may not watch"):
+            async for _ in messages:
+                pass
+
+
 async def test_tokens(tmp_path: Path) -> None:
     secret = "s" * 40
     security: dict[str, Any] = {"enable_auth": True, "jwt_secret_key": secret}

@@ -83,10 +83,12 @@ def test_storage_path_decides_where_the_file_lies() -> None:
 
 def test_every_problem_is_named_at_once() -> None:
     environment = {"TRAINING_METRICS_PORT": "99999", "CORS_ORIGINS": "*,http://ok.example", "JWT_SECRET_KEY": "short"}
+    environment["GYMCAST_TRUSTED_PROXIES"] = "10.0.0.0/8, nonsense"
     with pytest.raises(ServerConfigError) as raised:
         ServerConfig.from_env(environment)
     assert {setting for setting, _ in raised.value.problems} == {
         "port",
+        "security.trusted_proxies.1",
         "security.cors_origins",
         "security.jwt_secret_key",
     }

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -80,6 +81,12 @@ BAD: dict[str, tuple[bytes, set[int]]] = {
     "close reason is not UTF-8": (closing(1000, b"\xff"), {1002, 1007}),
     "HTTP": (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", {1002}),
     "zeros": (bytes(64), {1002}),
+    "text without a mask": (frame(TEXT, HELLO, masked=False), {1002}),
+    "300 bytes without a mask": (frame(TEXT, b" " * 300, masked=False), {1002}),
+    "70 KiB without a mask": (frame(TEXT, b" " * (70 << 10), masked=False), {1002}),
+    "a ping without a mask": (frame(PING, b"x", masked=False), {1002}),
+    "a close without a mask": (frame(CLOSE, masked=False), {1002}),
+    "a second piece without a mask": (frame(TEXT, b'{"type":', fin=False) + frame(0, b'"ping"}', masked=False), {1002}),
 }
 
 
@@ -93,15 +100,20 @@ class Raw:
     @classmethod
     async def open(cls, server: RunningServer, session_id: str, more: str = "") -> Raw:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        key = base64.b64encode(os.urandom(16)).decode()
-        writer.write(
-            f"GET /ws/{session_id} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n".encode()
-        )
+        writer.write(cls.request(session_id, more))
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         assert head.startswith(b"HTTP/1.1 101 "), head
         assert b"permessage-deflate" not in head
         return cls(reader, writer)
+
+    @staticmethod
+    def request(session_id: str, more: str) -> bytes:
+        """The upgrade, with ``more`` headers."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        return (
+            f"GET /ws/{session_id} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n"
+        ).encode()
 
     async def frames(self) -> list[tuple[int, bytes]]:
         """All frames until the server ends the connection."""
@@ -157,13 +169,12 @@ async def test_every_bad_frame_ends_its_own_connection_with_the_right_code(
 
 
 async def test_good_frames_in_odd_shapes_are_fine(server: RunningServer, new_session: NewSession) -> None:
-    # Not masked is read too: masks protect proxies on the way, and aiohttp does not insist on them.
     raw = await Raw.open(server, await new_session(), "Sec-WebSocket-Extensions: permessage-deflate\r\n")
     pieces = b"".join(frame(TEXT if not place else 0, HELLO[place : place + 1], fin=False) for place in range(15))
     for part in (
         pieces[:7],
         pieces[7:],
-        frame(PING, b"between", masked=False),
+        frame(PING, b"between"),
         frame(0x0),
         frame(PONG, b"unasked"),
         closing(1000),
@@ -174,3 +185,55 @@ async def test_good_frames_in_odd_shapes_are_fine(server: RunningServer, new_ses
     assert (PONG, b"between") in found
     assert any(b'"pong"' in payload for opcode, payload in found if opcode == TEXT)
     assert found[-1] == (CLOSE, struct.pack("!H", 1000))
+
+
+async def test_frames_are_masked_to_the_last_however_they_arrive(
+    server: RunningServer, new_session: NewSession
+) -> None:
+    session_id = await new_session()
+    long = frame(TEXT, b" " * 70_000, masked=False)[:10]
+    for good, bad in (
+        # Masked frames with heads of all three sizes, then one without a mask.
+        (
+            frame(PING, b"one") + frame(TEXT, HELLO.ljust(300)),
+            frame(PING, b"two", masked=False) + frame(PING, b"three"),
+        ),
+        (frame(PING, b"one") + frame(TEXT, HELLO), long),
+    ):
+        raw = await Raw.open(server, session_id)
+        raw.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for place in range(len(good)):
+            raw.writer.write(good[place : place + 1])
+            await raw.writer.drain()
+            await asyncio.sleep(0)
+        # At once: the server closes as soon as it sees it, and a byte sent later would reset the connection.
+        raw.writer.write(bad)
+        found = await raw.frames()
+        # What came before it is answered.
+        assert [payload for opcode, payload in found if opcode == PONG] == [b"one"]
+        assert any(b'"pong"' in payload for opcode, payload in found if opcode == TEXT)
+        assert found[-1][0] == CLOSE and found[-1][1][:2] == struct.pack("!H", 1002)
+
+
+async def test_frames_before_the_upgrade_is_answered_are_refused(
+    server: RunningServer, new_session: NewSession
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(Raw.request(await new_session(), "") + frame(TEXT, HELLO))
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert head.startswith(b"HTTP/1.1 400 "), head
+    writer.close()
+
+
+async def test_a_connection_lives_on_after_an_upgrade_that_failed(
+    server: RunningServer, new_session: NewSession
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    wrong = Raw.request(await new_session(), "").replace(b"Version: 13", b"Version: 9")
+    for sent, status in ((wrong, b"400"), (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"200")):
+        writer.write(sent)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(b"HTTP/1.1 " + status), head
+        size = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        await reader.readexactly(int(size.split(b":")[1]))
+    writer.close()

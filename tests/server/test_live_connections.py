@@ -15,7 +15,7 @@ from aiohttp import WSMsgType
 
 from gymcast.server import RunningServer, running_server
 from gymcast.server.channels import Client
-from gymcast.server.handlers.live import SocketSink
+from gymcast.server.viewer_socket import SocketSink
 
 from .conftest import NewSession, external, metrics, server_config
 from .viewing import SESSIONS, handshake, next_message, on_connect, post, read_to_end, until, until_closed

@@ -9,12 +9,11 @@ import aiohttp
 import pytest
 
 from gymcast.server import RunningServer, channels
-from gymcast.server.channels import Place
 from gymcast.server.handlers import live
 
 from ..reference_examples import DECISION, GRAPH
 from .conftest import NewSession, metrics
-from .viewing import next_message, on_connect, post, until_closed
+from .viewing import next_message, on_connect, post
 
 
 async def test_resume_sends_the_whole_rest_or_says_so(
@@ -139,6 +138,10 @@ async def test_resume_beyond_the_age_of_the_ring(
             assert (await next_message(ws, "connection_status"))["data"]["recovered"] is recovered
             expected = [3] if missed == 1 or not recovered else [2, 3]
             assert [(await next_message(ws, kind))["seq"] for _ in expected] == expected
+    # What was read back is as old as it is, and goes with the next message.
+    assert [message.seq for message, _size in channel.ring if message.type == kind] == ([2, 3] if kept else [3])
+    await post(client, session_id, address, body)
+    assert 2 not in [message.seq for message, _size in channel.ring if message.type == kind]
 
 
 async def test_state_after_a_refused_resume_comes_before_what_follows_it(
@@ -206,27 +209,18 @@ async def test_numbers_given_elsewhere(
     client: aiohttp.ClientSession, new_session: NewSession, server: RunningServer
 ) -> None:
     hub, session_id = server.hub, await new_session()
-    hub.renumber(session_id, "shared", {"training_metrics": 4})
+    channel = hub.channel(session_id)
+    channel.know_heads({"training_metrics": 4})
     async with client.ws_connect(f"/ws/{session_id}") as ws:
         hello = await next_message(ws)
-        assert (hello["epoch"], hello["data"]["heads"]["training_metrics"]) == ("shared", 4)
+        assert hello["data"]["heads"]["training_metrics"] == 4
         told = (await next_message(ws, "training_status"))["seq"]
-        sent = [
-            hub.publish(session_id, "training_metrics", metrics(seq), place=Place("shared", seq))
-            for seq in (5, 6, 6, 5, 9)
-        ]
+        sent = [hub.publish(session_id, "training_metrics", metrics(seq), seq=seq) for seq in (5, 6, 6, 5, 9)]
         assert sent == [True, True, False, False, True]
         found = [await next_message(ws, "training_metrics") for _ in range(3)]
-        assert [(message["epoch"], message["seq"]) for message in found] == [("shared", seq) for seq in (5, 6, 9)]
+        assert [message["seq"] for message in found] == [5, 6, 9]
         # 7 and 8 never came here, so nobody is told that he has everything.
         for seen, recovered in ((9, True), (8, True), (6, False), (5, False)):
             numbers = {"training_metrics": seen, "training_status": told}
-            await ws.send_json({"type": "resume", "epoch": "shared", "seq": numbers})
+            await ws.send_json({"type": "resume", "epoch": channel.epoch, "seq": numbers})
             assert (await next_message(ws, "connection_status"))["data"]["recovered"] is recovered, seen
-        hub.publish(session_id, "training_metrics", metrics(1), place=Place("another", 1))
-        assert await until_closed(ws) == 4010
-    async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
-        assert (await next_message(ws))["epoch"] == "another"
-        await ws.send_json({"type": "resume", "epoch": "shared", "seq": {"training_metrics": 9}})
-        assert (await next_message(ws, "connection_status"))["data"]["recovered"] is False
-        assert (await next_message(ws, "training_metrics"))["data"]["episode"] == 1

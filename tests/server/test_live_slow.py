@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 
 import aiohttp
 import pytest
 
-from gymcast.server import RunningServer, hub
+from gymcast.server import RunningServer, channels, hub
 
 from ..reference_examples import DECISION
 from .conftest import NewSession, metrics
-from .viewing import next_message, on_connect, post, read_to_end, stalled_viewer, until
+from .viewing import next_message, on_connect, post, read_to_end, stalled_viewer, until, until_closed
 
 
 async def test_stalled_viewer_is_cut_off_and_others_get_everything(
@@ -124,3 +125,68 @@ async def test_rate_is_kept_for_each_graph_by_itself(client: aiohttp.ClientSessi
         found = [(await next_message(ws, "graph_update"))["data"] for _ in range(4)]
         values = [(data["graph_id"], data["data_points"]["a"][0]["value"]) for data in found]
         assert values == [("one", 1.0), ("two", 1.0), ("one", 3.0), ("two", 3.0)]
+
+
+async def test_nothing_is_kept_for_a_viewer_that_waits(
+    server: RunningServer, client: aiohttp.ClientSession, new_session: NewSession
+) -> None:
+    session_id = await new_session()
+    channel = server.hub.channel(session_id)
+    async with client.ws_connect(f"/ws/{session_id}?resume=1") as ws:
+        hello = await next_message(ws)
+        for number in range(1, channels.RING_MESSAGES + 101):
+            server.hub.publish(session_id, "training_status", {"status": "running", "number": number})
+        await ws.send_json({"type": "ping"})  # answered after all of them were handed out
+        await next_message(ws, "connection_status")
+        gc.collect()
+        kept = [one for one in gc.get_objects() if type(one) is channels.LiveMessage and one.session_id == session_id]
+        assert len(kept) <= channels.RING_MESSAGES
+        # It asks for more than there is, and is told so; then it gets the state and what follows.
+        await ws.send_json({"type": "resume", "epoch": hello["epoch"], "seq": hello["data"]["heads"]})
+        assert (await next_message(ws, "connection_status"))["data"]["recovered"] is False
+        assert (await next_message(ws, "training_status"))["seq"] == channel.heads["training_status"]
+        server.hub.publish(session_id, "training_status", {"status": "running", "number": 0})
+        assert (await next_message(ws, "training_status"))["data"]["number"] == 0
+
+
+async def test_what_came_while_the_state_was_read_follows_it_from_the_ring() -> None:
+    live = hub.Hub()
+    picture = {"picture": "x" * 40_000}
+    late = live.join("s")
+    for _ in range(3):
+        live.publish("s", "picture", picture)
+        live.publish("s", "bot_decision", DECISION)
+        live.publish("s", "checkpoint", {"path": "p"})
+    assert live.start(late, [], {})
+    # Of so much it gets what a slow viewer does: the newest picture, later, and no decisions.
+    assert late.slow_since is not None
+    assert [(message.type, message.seq) for message in late.held.values()] == [("picture", 3)]
+
+    never = live.join("s")
+    for _ in range(channels.RING_MESSAGES + 1):
+        live.publish("s", "training_status", {"status": "running"})
+    assert not live.start(never, [], {})  # some are gone: it needs a newer state
+    live.hold(never)
+    assert live.start(never, [], {})
+    live.close_all(1001, "the end")
+
+
+async def test_a_viewer_whose_state_is_always_too_old_is_told_to_come_again(
+    server: RunningServer, client: aiohttp.ClientSession, new_session: NewSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "RING_MESSAGES", 1)
+    session_id = await new_session()
+
+    async def flood() -> None:
+        while True:
+            for _ in range(3):
+                server.hub.publish(session_id, "training_status", {"status": "running"})
+            await asyncio.sleep(0)
+
+    flooding = asyncio.create_task(flood())
+    async with client.ws_connect(f"/ws/{session_id}") as ws:
+        code = await until_closed(ws)
+    flooding.cancel()
+    assert code == 4010
+    async with client.ws_connect(f"/ws/{session_id}") as ws:
+        assert (await on_connect(ws, 2))["training_status"]["data"]["status"] == "running"

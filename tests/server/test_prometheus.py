@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gymcast.server import RunningServer, running_server
-from gymcast.server.logs import REQUEST_ID, JsonLines
+from gymcast.server.logs import REQUEST_ID, JsonLines, Seldom
 
 from .conftest import NewSession, external, metrics, server_config
 
@@ -152,6 +153,7 @@ def test_logging_that_was_set_up_before_is_kept(tmp_path: Path) -> None:
     """The reference's example, word for word but for the names of the loggers, then the server's own set-up."""
     script = """
 import logging
+import time
 logging.basicConfig(
     level=logging.INFO,
     format='%(asctime)s - %(name)s - %(levelname)s - %(message)s',
@@ -169,3 +171,12 @@ logging.getLogger('gymcast.server.app').debug("here")
     assert done.returncode == 0, done.stderr
     for text in (done.stderr, (tmp_path / "training_metrics_server.log").read_text()):
         assert text.endswith(" - gymcast.server.app - DEBUG - here\n")
+
+
+def test_warnings_that_come_by_the_thousand_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    seldom = Seldom(logging.getLogger("gymcast.test"), seconds=0.2)
+    for number in range(1000):
+        seldom.warning("refused %d", number)
+    time.sleep(0.25)
+    seldom.warning("refused %s", "again")
+    assert caplog.messages == ["refused 0", "refused again; 999 more like this since the last one told"]

@@ -90,6 +90,26 @@ async def test_without_tokens_the_address_counts_and_open_addresses_do_not(tmp_p
                 assert answer.status == 200
 
 
+async def test_behind_trusted_proxies_the_address_is_the_one_they_tell(tmp_path: Path) -> None:
+    security = {"trusted_proxies": ["127.0.0.0/8", "10.0.0.1"]}
+    async with (
+        running_server(limited(tmp_path, security=security)) as server,
+        aiohttp.ClientSession(server.url) as client,
+    ):
+        await spend(client, 5, "GET", SESSIONS, headers={"X-Forwarded-For": "203.0.113.1"})
+        for same in (
+            "198.51.100.9, 203.0.113.1",
+            "203.0.113.1, 10.0.0.1",
+            "127.0.0.1,203.0.113.1 , 10.0.0.1,127.0.0.1",
+        ):
+            async with client.get(SESSIONS, headers={"X-Forwarded-For": same}) as answer:
+                assert answer.status == 429, same
+        # A name that is none, and no header, count as what they are.
+        for other in ("203.0.113.1, 203.0.113.2", "unknown", ""):
+            async with client.get(SESSIONS, headers={"X-Forwarded-For": other}) as answer:
+                assert answer.status == 200, other
+
+
 async def test_counters_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = rate_limits.RateLimits(PerformanceConfig())
     now = 1_800_000_000.0

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from gymcast.server import RunningServer, running_server
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.sessions import SESSION_METRICS, SessionManager
 
 from ..managed import until
@@ -434,7 +434,10 @@ async def test_managed_session_goes_to_the_manager(
         ({"env_id": "archerz"}, "/config/env_id"),
         ({"env_id": "archers", "env_kwargs": {"oponent": "expert"}}, "/config/env_kwargs/oponent"),
         ({"env_id": "archers", "env_kwargs": {"opponent": "nobody"}}, "/config/env_kwargs/opponent"),
-        ({"env_id": "CartPole-v1", "speedMultiplier": 1000}, "/config/speed_multiplier"),
+        ({"env_id": "archers", "workers": 2}, "/config/workers"),
+        ({"env_id": "CartPole-v1", "speedMultiplier": 1000}, "/config/speedMultiplier"),
+        ({"env_id": "CartPole-v1", "network": {"valueHidden": [0]}}, "/config/network/valueHidden/0"),
+        ({"envId": "CartPole-v1", "parallelEpisodes": 2000}, "/config/parallelEpisodes"),
         ({"env_id": "CartPole-v1", "spedMultiplier": 10}, "/config/spedMultiplier"),
         ({"env_id": 5}, "/config/env_id"),
         ({"algorithm": {}}, "/config/algorithm"),
@@ -442,7 +445,7 @@ async def test_managed_session_goes_to_the_manager(
         ({"env_id": "CartPole-v1", "parallel_episodes": 2000}, "/config/parallel_episodes"),
         ({"env_id": "CartPole-v1", "workers": 5}, "/config/workers"),
         # A request names no code: it would be run.
-        ({"env_id": "CartPole-v1", "gymPackages": ["antigravity"]}, "/config/gym_packages"),
+        ({"env_id": "CartPole-v1", "gymPackages": ["antigravity"]}, "/config/gymPackages"),
         ({"env_id": "antigravity:CartPole-v1"}, "/config/gym_packages"),
         ({"env_id": "CartPole-v1", "wrappers": ["antigravity:fly"]}, "/config/wrappers/0"),
         ({"env_id": "CartPole-v1", "wrappers": ["RecordVideo"]}, "/config/wrappers/0/name"),

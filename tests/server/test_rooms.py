@@ -267,6 +267,31 @@ async def test_where_tokens_are_asked_for(closed_server: RunningServer) -> None:
             await expect_problem(answer, 401)
 
 
+async def test_a_guests_token_is_good_at_every_process_and_after_a_restart(
+    tmp_path: Path, server_database: str
+) -> None:
+    config = server_config(tmp_path, database={"url": server_database})
+    async with running_server(config) as one, running_server(config) as two:
+        async with aiohttp.ClientSession(one.url) as client, client.post(SESSIONS, json=external()) as answer:
+            session_id = (await answer.json())["session_id"]
+            code = (await make(client, session_id))["code"]
+            guest = bearer((await join(client, code))["token"])
+        assert await _guests(two, session_id, code, guest) == 1
+    async with running_server(config) as again:
+        assert await _guests(again, session_id, code, guest) == 1
+
+
+async def _guests(server: RunningServer, session_id: str, code: str, guest: dict[str, str]) -> int:
+    """The guests of a room while one more watches. A token of another secret would watch as nobody's guest."""
+    async with (
+        aiohttp.ClientSession(server.url) as client,
+        client.ws_connect(f"/ws/{session_id}", headers=guest),
+        client.get(f"{ROOMS}/{code}") as answer,
+    ):
+        found: int = (await answer.json())["spectator_count"]
+        return found
+
+
 async def test_passwords_are_stored_as_argon2id(server: RunningServer, client: aiohttp.ClientSession) -> None:
     async with client.post(SESSIONS, json=external()) as answer:
         made = await make(client, (await answer.json())["session_id"], password="open sesame")

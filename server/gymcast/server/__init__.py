@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from gymcast.training.lazy import lazy_names
 
 if TYPE_CHECKING:
     from gymcast.training.events import BotDecisionData, PerformanceGraphData, TrainingMetricsData
@@ -61,7 +62,7 @@ __all__ = [
     "running_server",
 ]
 
-_MODULES: Final = {
+_NAMES: Final = {
     ".app": ("PortTakenError", "RunningServer", "ServerNotRunningError", "create_app", "run_server", "running_server"),
     ".config": (
         "DatabaseConfig",
@@ -83,16 +84,5 @@ _MODULES: Final = {
     ".training_metrics_server": ("TrainingMetricsServer",),
     "gymcast.training.events": ("BotDecisionData", "PerformanceGraphData", "TrainingMetricsData"),
 }
-_HOME: Final = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that the command line starts without aiohttp and the database.
-    module = _HOME.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(module, __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# Loaded on first use, so that the command line starts without aiohttp and the database.
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
+import secrets
 import signal
 import socket
 import sys
@@ -31,9 +33,10 @@ from .handlers.live import restart
 from .hub import Hub
 from .messages import CLOSE_SHUTDOWN
 from .prometheus import REQUESTS, Requests
-from .rate_limits import LIMITS, RateLimits
+from .rate_limits import LIMITS, TRUSTED, RateLimits
 from .redis_link import RedisLink, connect
 from .routes import add_routes
+from .seats import Seats
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ T = TypeVar("T")
 
 # For requests that were begun before the end; then for those that have arrived whole.
 _FINISH_S: Final = 3.0
-_SHUTDOWN_S: Final = 5.0
+_SHUTDOWN_S: Final = 3.0
 # How long a client whose body was refused may go on sending it before the connection is cut.
 _LINGER_S: Final = 2.0
 _PORTS_TRIED: Final = 100
@@ -75,6 +78,7 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
         middlewares.append(limited)
     app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app[CONFIG] = config
+    app[TRUSTED] = config.security.trusted_proxies
     app[REQUESTS] = Requests()
     app[AUTH] = Authenticator(config.jwt_secret)
     if config.performance.enable_rate_limiting:
@@ -85,6 +89,8 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
     async def parts(app: web.Application) -> AsyncIterator[None]:
         async with _services(config) as services:
             app[SERVICES] = services
+            if config.jwt_secret is None:
+                app[AUTH].secret = await services.storage.mark("secret", _random)
             if services.redis is not None:
                 app[AUTH].used.share(services.redis, config.redis.prefix)
                 services.rooms.tries.share(services.redis, config.redis.prefix)
@@ -100,6 +106,10 @@ def create_app(config: ServerConfig | None = None) -> web.Application:
     return app
 
 
+def _random() -> str:
+    return secrets.token_urlsafe(48)
+
+
 @asynccontextmanager
 async def _services(config: ServerConfig) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
@@ -112,7 +122,7 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
             per_session=config.performance.max_connections_per_session,
             total=config.performance.max_total_connections,
             heartbeat=config.performance.heartbeat_seconds,
-            epoch_of=epoch_of,
+            epoch_of=partial(epoch_of, await storage.mark("incarnation", _random)),
         )
         services = Services(config, storage, hub, time.monotonic())
         stack.push_async_callback(services.frames.close)
@@ -121,10 +131,17 @@ async def _services(config: ServerConfig) -> AsyncIterator[Services]:
             services.redis = connect(config.redis_url)
             stack.push_async_callback(services.redis.aclose)
             link = RedisLink(services.redis, config.redis.prefix, hub.watched_elsewhere)
+            link.counts = hub.counts
+            services.seats = Seats(services.redis, config.redis.prefix, lambda: link.is_connected)
+            link.connected.append(services.seats.renew_now)
         services.fan_out = FanOut(hub, storage, info=services.info, restart=partial(restart, services), link=link)
         await stack.enter_async_context(services.fan_out.running())
         stack.push_async_callback(services.rooms.stop)
-        for work in (_sweep(services), services.rooms.watch()):
+        works = [_sweep(services), services.rooms.watch()]
+        if services.seats is not None:
+            stack.push_async_callback(services.seats.close)  # while the link still says that Redis is there
+            works.append(services.seats.run())
+        for work in works:
             stack.push_async_callback(_cancel, asyncio.create_task(work))
         yield services
 
@@ -151,14 +168,24 @@ class ServerNotRunningError(RuntimeError):
 
 
 class RunningServer:
-    """A server that listens. ``url`` is the page's address."""
+    """A server that listens. ``url`` is the page's address; ``leave`` takes it out of reach of its clients, once."""
 
-    def __init__(self, host: str, port: int, services: Services) -> None:
+    def __init__(
+        self, host: str, port: int, services: Services, leave: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         self.host = host
         self.port = port
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self.services = services
         self._loop = asyncio.get_running_loop()
+        self._leave = leave
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def leave(self) -> None:
+        """Take no more connections, tell viewers, and wait a while for requests at work; the storage stays open."""
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave())
+        await self._leaving
 
     async def work(self, job: Callable[[Services], Coroutine[Any, Any, T]]) -> T:
         """The result of ``job`` with the server's parts, done in the server's event loop; called from any loop.
@@ -265,11 +292,16 @@ async def running_server(config: ServerConfig | None = None) -> AsyncIterator[Ru
         await runner.setup()
         site = web.SockSite(runner, listener)
         await site.start()
-        try:
-            yield RunningServer(config.host.strip("[]"), listener.getsockname()[1], app[SERVICES])
-        finally:
+
+        async def leave() -> None:
             await site.stop()
             await _finish_requests(app)
+
+        server = RunningServer(config.host.strip("[]"), listener.getsockname()[1], app[SERVICES], leave)
+        try:
+            yield server
+        finally:
+            await server.leave()
     finally:
         await runner.cleanup()
         listener.close()
@@ -307,6 +339,10 @@ async def run_server(
     async with running_server(config) as server:
         for number in signals:
             loop.add_signal_handler(number, end, number)
+        # What is there by now stays, so the collector need not look through it again and again: every other long
+        # history waited for that as long as for itself.
+        gc.collect()
+        gc.freeze()
         try:
             log.info("listening on %s", server.url)
             if started is not None:

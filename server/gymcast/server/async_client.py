@@ -26,6 +26,7 @@ SILENCE_SECONDS: Final = 45.0
 _MAX_MESSAGE: Final = 16 << 20
 _SESSIONS: Final = "/api/training/sessions"
 _ENDED: Final = 4410
+_ENDS: Final = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
 TERMINAL: Final = {
     4400: "the server refused the connection",
     4401: "the token is missing, wrong or too old; set GYMCAST_TOKEN, or give token=...",
@@ -241,7 +242,7 @@ class AsyncClient:
                         lost_since, attempts = time.monotonic(), 0
                         if types is None or message.type in types or message.type in ("connection_status", "error"):
                             yield message
-                    code = socket.close_code
+                    code = track.close_code
             except aiohttp.WSServerHandshakeError as error:
                 code = _REFUSALS.get(error.status)
             except (aiohttp.ClientError, TimeoutError, OSError):
@@ -272,7 +273,7 @@ class AsyncClient:
         types: Sequence[str] | None,
         max_hz: float | None,
     ) -> AsyncGenerator[LiveMessage, None]:
-        async for frame in socket:
+        while (frame := await socket.receive()).type not in _ENDS:
             if frame.type is not aiohttp.WSMsgType.TEXT:
                 continue
             for message in track.take(frame.json()):
@@ -285,6 +286,8 @@ class AsyncClient:
                     else:
                         track.begin()
                 yield message
+        # Not socket.close_code: that is 1006 where the connection was gone before the answer to the close frame.
+        track.close_code = frame.data if frame.type is aiohttp.WSMsgType.CLOSE else None
 
 
 class _Track:
@@ -293,6 +296,7 @@ class _Track:
     def __init__(self) -> None:
         self.epoch: str | None = None
         self.heads: dict[str, int] = {}
+        self.close_code: int | None = None
         self._offered: str | None = None
 
     def begin(self) -> None:

@@ -153,11 +153,11 @@ def _is_subject(subject: Any) -> bool:
 class Authenticator:
     """Tokens of one server: makes them, checks them, and remembers those it has checked until they end.
 
-    Without a configured secret it has one of its own that ends with the process.
+    Without a configured secret it gets the database's own, before the first request.
     """
 
     def __init__(self, secret: str | None) -> None:
-        self.secret = secret or secrets.token_urlsafe(48)
+        self.secret = secret or ""
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
         self.used = UsedTickets()
         self.external: set[str] = set()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from .messages import encode, frame_text
+from .messages import LATEST_WINS, SKIPPED_WHEN_SLOW, encode, frame_text
 
 RING_MESSAGES: Final = 1_000
 RING_SECONDS: Final = 60.0
 RING_BYTES: Final = 8 << 20
+_LOSSY: Final = LATEST_WINS | SKIPPED_WHEN_SLOW
 # Types whose messages have a small bound: without it the ring has to know how large each one is.
 _SMALL: Final = frozenset({"training_metrics", "training_status"})
 
@@ -41,11 +43,15 @@ class HubFullError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A message's place in a session's stream, when somebody else has numbered it."""
+class Numbered:
+    """One live message with its number; of messages with the same ``key`` a newer one replaces an older one."""
 
-    epoch: str
+    session_id: str
+    kind: str
+    key: str
     seq: int
+    ts: datetime
+    data: dict[str, Any]
 
 
 @dataclass(slots=True, eq=False)
@@ -84,8 +90,8 @@ class Client:
     gap: float = 0.0
     # Whether several messages of one tick come as one.
     batch: bool = False
-    # Messages that arrive before the snapshot is out; None once it is.
-    joining: list[LiveMessage] | None = field(default_factory=list)
+    # Until the snapshot is out: the newest numbers when it came. Later messages follow the snapshot. None once it is.
+    joining: dict[str, int] | None = field(default_factory=dict)
     held: dict[str, LiveMessage] = field(default_factory=dict)
     sent_at: dict[str, float] = field(default_factory=dict)
     slow_since: float | None = None
@@ -99,12 +105,38 @@ class Client:
         """Whether it subscribed to a type; errors always arrive."""
         return self.types is None or kind in self.types or kind == "error"
 
+    def takes(self, message: LiveMessage, now: float) -> bool:
+        """Whether a message is to go out at ``now``; one that is not is held until it is :meth:`due`, or left out."""
+        if not self.wants(message.type):
+            return False
+        if message.type in _LOSSY:
+            slow = self.slow_since is not None
+            if slow and message.type in SKIPPED_WHEN_SLOW:
+                return False
+            if slow or (self.gap and now - self.sent_at.get(message.key, -self.gap) < self.gap):
+                # Taken out first, so that held messages go out in the order of their newest version.
+                self.held.pop(message.key, None)
+                self.held[message.key] = message
+                return False
+            self.sent_at[message.key] = now
+        return True
+
+    def due(self, now: float) -> list[LiveMessage]:
+        """Held messages whose time has come; they are held no more."""
+        due = [held for held in self.held.values() if now - self.sent_at.get(held.key, -self.gap) >= self.gap]
+        for message in due:
+            del self.held[message.key]
+        return due
+
     @property
     def plain(self) -> bool:
         """Whether it takes a tick as it is."""
         return (
             self.joining is None and self.types is None and not self.gap and not self.held and self.slow_since is None
         )
+
+
+NextOnes = Callable[[], Awaitable[list[LiveMessage]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -134,6 +166,7 @@ class Channel:
     # Whether a type without a head has had no message yet, rather than none that came here.
     heads_known: bool = False
     count_due: bool = False
+    ended: bool = False
 
     def add(self, message: LiveMessage) -> None:
         """Put a message at the end of the stream."""
@@ -148,6 +181,35 @@ class Channel:
         self.pending.append(message)
         for listener in self.listeners:
             listener.queue.append(message)
+            listener.wake.set()
+
+    @asynccontextmanager
+    async def listen(self, size: int) -> AsyncIterator[NextOnes]:
+        """For code in this process: the context gives an async function that waits for the next messages.
+
+        It returns a list of :class:`LiveMessage`, empty once the channel has ended; of more than ``size`` waiting ones
+        the oldest are lost.
+        """
+        listener = Listener(deque(maxlen=size))
+        self.listeners.add(listener)
+
+        async def next_ones() -> list[LiveMessage]:
+            while not (listener.queue or self.ended):
+                listener.wake.clear()
+                await listener.wake.wait()
+            found = list(listener.queue)
+            listener.queue.clear()
+            return found
+
+        try:
+            yield next_ones
+        finally:
+            self.listeners.discard(listener)
+
+    def end(self) -> None:
+        """The hub has dropped it: nothing more comes."""
+        self.ended = True
+        for listener in self.listeners:
             listener.wake.set()
 
     def know_heads(self, heads: Mapping[str, int]) -> None:
@@ -167,10 +229,10 @@ class Channel:
         return min((held.seq for held, _size in self.ring if held.type == kind), default=self.heads.get(kind, 0) + 1)
 
     def put_back(self, older: Sequence[LiveMessage]) -> None:
-        """Take messages of one type, in order, that are older than the ring, for a client that resumes there."""
-        oldest = self.oldest(older[0].type) if older else 0
+        """Take messages, in order, that are older than those of the ring, for a client that resumes there."""
+        oldest = {kind: self.oldest(kind) for kind in {message.type for message in older}}
         for message in reversed(older):
-            if message.seq < oldest:
+            if message.seq < oldest[message.type]:
                 self.ring.appendleft((message, len(message.frame)))
                 self.ring_bytes += len(message.frame)
 
@@ -192,11 +254,3 @@ class Channel:
         rest = [m for m, _size in self.ring if m.type in wanted and m.seq > seen.get(m.type, 0)]
         # A number that was jumped over counts as gone too.
         return rest if len(rest) == sum(head - seen.get(kind, 0) for kind, head in wanted.items()) else None
-
-    def renumber(self, epoch: str, heads: dict[str, int]) -> None:
-        """Begin a stream anew."""
-        self.epoch, self.heads = epoch, dict(heads)
-        self.ring.clear()
-        self.ring_bytes = 0
-        self.last.clear()
-        self.pending.clear()

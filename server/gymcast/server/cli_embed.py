@@ -10,10 +10,12 @@ from typing import Final
 from gymcast.server.app import PortTakenError, RunningServer, running_server
 from gymcast.server.cli_errors import EXIT_FAILED, UserError
 from gymcast.server.config import ServerConfig, ServerConfigError
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import StorageError
 
+WORKER_SECONDS: Final = 8.0
+"""For workers to save a checkpoint and end. With what comes before and after, a server ends in ``STOP_SECONDS``."""
 _PORTS_TRIED: Final = 50
 
 
@@ -28,17 +30,21 @@ async def serving(
 ) -> AsyncIterator[tuple[RunningServer, SessionManager]]:
     """The server and its manager, running. ``any_port`` takes the first free port from ``config.port`` on.
 
-    Leaving stops every session with a checkpoint, then closes the server; with ``keep_sessions`` the next server goes
-    on with them. Raises :class:`UserError` when the port is taken.
+    Leaving stops every session with a checkpoint while viewers and requests are brought to an end, in
+    ``WORKER_SECONDS`` or little more; with ``keep_sessions`` the next server goes on with the sessions. Raises
+    :class:`UserError` when the port is taken.
     """
     for _ in range(_PORTS_TRIED):
         try:
             async with running_server(config) as server:
-                async with SessionManager(
+                server.manager = manager = SessionManager(
                     resource_limits=limits, storage=server.storage, runs_dir=runs_dir, keep_sessions=keep_sessions
-                ) as manager:
-                    server.manager = manager
+                )
+                await manager.start()
+                try:
                     yield server, manager
+                finally:
+                    await manager.stop(within=WORKER_SECONDS, beside=server.leave())
                 return
         except PortTakenError as taken:
             if not any_port or taken.suggestion is None:

@@ -16,6 +16,13 @@ _TIMEOUT_SECONDS: Final = 10.0
 _MAX_ANSWER: Final = 64 << 20
 
 
+class ServerUnavailable(UserError):
+    """Nothing answers, or the server says that it cannot now (503): later it may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, EXIT_FAILED)
+
+
 @dataclass(frozen=True)
 class Server:
     """A server and the token it is asked with. Raises :class:`UserError` for an address that is none."""
@@ -37,7 +44,7 @@ class Server:
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON answer to one request; ``None`` for an empty one.
 
-        Raises :class:`UserError` when the server cannot be reached, or with its own words when it says no.
+        Raises :class:`ServerUnavailable`, and :class:`UserError` with the server's own words when it says no.
         """
         parts = urlsplit(self.url)
         assert parts.hostname is not None
@@ -54,10 +61,9 @@ class Server:
             response = connection.getresponse()
             status, text = response.status, response.read(_MAX_ANSWER)
         except (OSError, http.client.HTTPException) as error:
-            raise UserError(
+            raise ServerUnavailable(
                 f"no gymcast server answers at {self.url} ({error}). Start one with: gymcast serve   "
-                "or name another one with --server",
-                EXIT_FAILED,
+                "or name another one with --server"
             ) from None
         finally:
             connection.close()
@@ -67,6 +73,8 @@ class Server:
             raise UserError(
                 f"{self.url} answered something that is not JSON; is it a gymcast server?", EXIT_FAILED
             ) from None
+        if status == 503:
+            raise ServerUnavailable(_refusal(self.url, status, answer))
         if status >= 400:
             raise UserError(_refusal(self.url, status, answer), EXIT_FAILED)
         return answer

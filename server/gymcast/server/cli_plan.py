@@ -50,6 +50,8 @@ _RESUMABLE: Final = (
     "workers",
     "worker_start_method",
     "step_timeout",
+    "start_timeout",
+    "stall_timeout",
     "max_restarts",
     "max_restarts_per_minute",
 )

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gymcast.server.app import RunningServer
 from gymcast.server.cli_browser import open_browser
-from gymcast.server.cli_embed import failures_explained, serving
+from gymcast.server.cli_embed import WORKER_SECONDS, failures_explained, serving
 from gymcast.server.cli_errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, UserError
 from gymcast.server.cli_paths import database_url
 from gymcast.server.cli_plan import DEFAULT_PORT, TrainPlan, more_options
@@ -22,8 +22,9 @@ from gymcast.server.cli_view import RunView
 from gymcast.server.config import ServerConfig
 from gymcast.server.display import Display, make_display
 from gymcast.training.algorithm_table import AUTO
-from gymcast.training.config import INITIAL_FILE, ResourceLimits
+from gymcast.training.config import INITIAL_FILE
 from gymcast.training.events import CHOSEN, RESUMED, TrainingStatusData
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Committed
 from gymcast.training.storage import __name__ as storage_package
@@ -65,7 +66,8 @@ def log_to(path: Path) -> None:
 
 async def _run(plan: TrainPlan) -> int:
     display = make_display(plan.output)
-    with StopRequests() as stops:
+    # A person at the keyboard sees what is waited for, and has a second Ctrl-C.
+    with StopRequests(in_time=(signal.SIGTERM, signal.SIGHUP)) as stops:
         config = ServerConfig.load(
             environ={}, port=plan.port or DEFAULT_PORT, database={"url": database_url(plan.runs_dir)}
         )
@@ -154,7 +156,9 @@ async def _follow(
             if seen == 1:
                 first = "a checkpoint is saved first" if begun() else "nothing was trained yet"
                 display.note(f"Stopping: {first}. Ctrl-C again ends it at once.")
-                await manager.stop_session(session_id, urgent=True, reason=f"stopped by {name_of(stops)}")
+                within = None if stops.first == signal.SIGINT else WORKER_SECONDS
+                reason = f"stopped by {name_of(stops)}"
+                await manager.stop_session(session_id, urgent=True, within=within, reason=reason)
             else:
                 manager.kill_session(session_id)
     await ended

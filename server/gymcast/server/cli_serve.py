@@ -13,7 +13,7 @@ from gymcast.server.cli_errors import UserError
 
 if TYPE_CHECKING:
     from gymcast.server.config import ServerConfig
-    from gymcast.training.config import ResourceLimits
+    from gymcast.training.limits import ResourceLimits
 
 EPILOG: Final = """
 [bold]Examples[/bold]
@@ -74,7 +74,8 @@ def serve(
     from gymcast.server.cli_embed import describe_settings
     from gymcast.server.cli_plan import parse_port
     from gymcast.server.config import ServerConfig, ServerConfigError
-    from gymcast.training.config import ConfigError, ResourceLimits
+    from gymcast.training.config import ConfigError
+    from gymcast.training.limits import ResourceLimits
 
     overrides: dict[str, Any] = {}
     wanted_port = parse_port(port) if port is not None else 0
@@ -107,7 +108,7 @@ def serve(
 def _serve(settings: ServerConfig, runs_dir: Path, limits: ResourceLimits, *, any_port: bool) -> int:
     from gymcast.server.cli_embed import failures_explained, serving
     from gymcast.server.cli_paths import database_url
-    from gymcast.server.cli_signals import StopRequests
+    from gymcast.server.cli_signals import HANDLED, StopRequests
     from gymcast.server.logs import configure
 
     configure("DEBUG" if settings.debug else settings.log_level, settings.log_format)
@@ -116,7 +117,7 @@ def _serve(settings: ServerConfig, runs_dir: Path, limits: ResourceLimits, *, an
         settings = settings.model_copy(update={"database": type(settings.database)(**values)})
 
     async def work() -> int:
-        with StopRequests() as stops:
+        with StopRequests(in_time=HANDLED) as stops:
             async with serving(settings, runs_dir=runs_dir, limits=limits, any_port=any_port, keep_sessions=True) as (
                 server,
                 _manager,

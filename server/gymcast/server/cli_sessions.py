@@ -13,7 +13,7 @@ import typer
 
 from gymcast.server.cli_browser import open_browser
 from gymcast.server.cli_errors import EXIT_FAILED, UserError, did_you_mean
-from gymcast.server.cli_http import DEFAULT_SERVER, Server
+from gymcast.server.cli_http import DEFAULT_SERVER, Server, ServerUnavailable
 from gymcast.training.http_client import ServerAway
 from gymcast.training.run_folder import RunTakenError
 from gymcast.training.script_spool import deliver, leftovers, spool_root
@@ -254,13 +254,25 @@ def tail_session(
     worker: _SourceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a session's log and status until it has ended. Ctrl-C ends this command, not the session."""
+    """Follow a session's log and status until it has ended. Ctrl-C ends this command, not the session.
+
+    While the server is away, such as for a restart, it waits.
+    """
     at = Server(server, token)
     session_id = str(find_session(at, session)["session_id"])
-    seen, said = -1, ""
+    seen, said, away = -1, "", False
     while True:
-        info = at.request("GET", _address(session_id))
-        for line in reversed(_logs(at, session_id, "worker" if worker else "run", 200 if seen >= 0 else 10)):
+        try:
+            info = at.request("GET", _address(session_id))
+            lines = _logs(at, session_id, "worker" if worker else "run", 200 if seen >= 0 else 10)
+        except ServerUnavailable:
+            if not away:
+                typer.echo(f"-- {at.url} does not answer now; waiting for it", err=True)
+            away = True
+            time.sleep(_TAIL_SECONDS)
+            continue
+        away = False
+        for line in reversed(lines):
             if line["offset"] > seen:
                 seen = line["offset"]
                 typer.echo(json.dumps(line) if as_json else _line(line))

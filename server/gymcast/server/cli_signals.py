@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
+from collections.abc import Container
 from types import TracebackType
 from typing import Any, Final, Self
 
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SECONDS: Final = 15.0
+"""From a signal to the end of a server's process, whatever hangs."""
+# The end comes a little earlier, so that it has come by then.
+_LAST_SECONDS: Final = STOP_SECONDS - 0.5
 
 
 class StopRequests:
-    """While entered, signals are counted instead of ending the process. Enter it in the main thread's event loop."""
+    """While entered, signals are counted instead of ending the process. Enter it in the main thread's event loop.
 
-    def __init__(self) -> None:
+    After one of ``in_time`` the process ends within :data:`STOP_SECONDS`: what has not ended in order by then is cut
+    off, with the functions that it hangs in on standard error and exit code 1.
+    """
+
+    def __init__(self, in_time: Container[signal.Signals] = ()) -> None:
+        self._in_time = in_time
         self.first: signal.Signals | None = None
         self.count = 0
         self._changed = asyncio.Event()
@@ -38,6 +49,8 @@ class StopRequests:
             signal.signal(number, handler)
 
     def _note(self, number: signal.Signals) -> None:
+        if number in self._in_time and self.first not in self._in_time:
+            faulthandler.dump_traceback_later(_LAST_SECONDS, exit=True)
         self.first = self.first or number
         self.count += 1
         self._changed.set()

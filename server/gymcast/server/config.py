@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.networks import IPvAnyNetwork
 
 from .logs import LogFormat
 
@@ -106,6 +107,9 @@ class SecurityConfig(_Section):
         default=(),
         description="more names under which this server is reached (the Host header without its port); those of"
         " cors_origins, of this machine, and with authentication every IP address are known anyway",
+    )
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
+        default=(), description="reverse proxies, or networks of them, whose X-Forwarded-For is believed"
     )
     gym_packages: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...] = Field(
         default=(),
@@ -205,6 +209,7 @@ _ENVIRONMENT: Final[dict[str, tuple[str, ...]]] = {
     "CORS_ORIGINS": ("security", "cors_origins"),
     "GYMCAST_ENABLE_AUTH": ("security", "enable_auth"),
     "GYMCAST_ALLOWED_HOSTS": ("security", "allowed_hosts"),
+    "GYMCAST_TRUSTED_PROXIES": ("security", "trusted_proxies"),
     "GYMCAST_GYM_PACKAGES": ("security", "gym_packages"),
     "GAME_SERVER_URL": ("integration", "game_server_url"),
     "MAX_CONNECTIONS_PER_SESSION": ("performance", "max_connections_per_session"),
@@ -350,12 +355,8 @@ class ServerConfig(_Section):
         if self.security.jwt_secret_key is None:
             missing.append(("security.jwt_secret_key", _NO_SECRET))
         if not self.security.cors_origins:
-            missing.append(
-                (
-                    "security.cors_origins",
-                    "name the exact address under which browsers open the page: CORS_ORIGINS=https://gymcast.example.org",
-                )
-            )
+            text = "name the exact address under which browsers open the page: CORS_ORIGINS=https://gymcast.example.org"
+            missing.append(("security.cors_origins", text))
         if missing:
             missing.append(("host", f"{why}; to stay on this machine use 127.0.0.1 (and an SSH tunnel from elsewhere)"))
         return missing
@@ -383,7 +384,7 @@ def _put(values: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
 
 
 def _parse(variable: str, text: str) -> Any:
-    if variable in ("CORS_ORIGINS", "GYMCAST_ALLOWED_HOSTS", "GYMCAST_GYM_PACKAGES"):
+    if variable in ("CORS_ORIGINS", "GYMCAST_ALLOWED_HOSTS", "GYMCAST_TRUSTED_PROXIES", "GYMCAST_GYM_PACKAGES"):
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
 

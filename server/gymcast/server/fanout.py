@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final
 
+from gymcast.training.events import utc_now
 from gymcast.training.storage import STATES, Committed, Storage, StorageError
 
-from .channels import RING_MESSAGES, LiveMessage, Place
+from .channels import RING_MESSAGES, LiveMessage, Numbered
 from .hub import Hub
 from .messages import outgoing
 from .redis_link import RedisLink
@@ -34,21 +35,12 @@ COMPARE_ALONE_S: Final = 0.5  # without Redis
 _FLEETING: Final = frozenset({"picture"})
 
 
-def epoch_of(session_id: str) -> str:
-    """The name of a session's numbering: the same at every server process and after every restart."""
-    return hashlib.blake2b(session_id.encode(), digest_size=8).hexdigest()
+def epoch_of(incarnation: str, session_id: str) -> str:
+    """The name of a session's numbering: the same at every server process and after every restart.
 
-
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """One live message with its number; of messages with the same ``key`` a newer one replaces an older one."""
-
-    session_id: str
-    kind: str
-    key: str
-    seq: int
-    ts: datetime
-    data: dict[str, Any]
+    ``incarnation`` is the database's, which loses it when it is restored: then the numbers are others.
+    """
+    return hashlib.blake2b(f"{incarnation}/{session_id}".encode(), digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)
@@ -110,8 +102,9 @@ class Sequencer:
             del self.gaps[session_id, kind]
 
     def _publish(self, message: Numbered) -> None:
-        place = Place(self._hub.channel(message.session_id).epoch, message.seq)
-        self._hub.publish(message.session_id, message.kind, message.data, key=message.key, ts=message.ts, place=place)
+        self._hub.publish(
+            message.session_id, message.kind, message.data, key=message.key, ts=message.ts, seq=message.seq
+        )
 
 
 class FanOut:
@@ -153,7 +146,8 @@ class FanOut:
                     await linked
 
     async def _stay_linked(self, link: RedisLink) -> None:
-        link.receive, link.counts, link.connected = self._received, self._hub.watched, self._hurry.set
+        link.receive = self._received
+        link.connected.append(self._hurry.set)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(link.run())
@@ -165,7 +159,7 @@ class FanOut:
 
     def _committed(self, committed: Committed) -> None:
         session_id = committed.session_id
-        if committed.session is None:
+        if committed.state is None:
             self._gone(session_id)
             if self.link is not None:
                 self.link.send_gone(session_id)
@@ -180,15 +174,14 @@ class FanOut:
 
     def _messages_of(self, committed: Committed) -> list[Numbered]:
         """What viewers are told about a commit. The last of each type has the number that the session's row has."""
-        session = committed.session
-        assert session is not None
         told = [(event.ts, message) for event in committed.events if (message := outgoing(event)) is not None]
-        if committed.session_changed:
+        session = committed.session if committed.session_changed else None
+        if session is not None:
             told.append((session.updated, ("training_status", "training_status", self._info(session.to_json()))))
-        left = dict(session.heads)
+        left = dict(committed.heads)
         found = []
         for ts, (kind, key, data) in reversed(told):
-            found.append(Numbered(session.session_id, kind, key, left[kind], ts, data))
+            found.append(Numbered(committed.session_id, kind, key, left[kind], ts, data))
             left[kind] -= 1
         return found[::-1]
 
@@ -279,17 +272,23 @@ class FanOut:
     async def reach_back(self, session_id: str, seen: Mapping[str, int], wants: Callable[[str], bool]) -> None:
         """Fill the ring from the database with what followed ``seen``, as far as it is kept one by one."""
         channel = self._hub.channel(session_id)
+        found: list[LiveMessage] = []
         for kind, head in tuple(channel.heads.items()):
             after = seen.get(kind, 0)
             missing = channel.oldest(kind) - 1 - after
             if wants(kind) and kind not in STATES and missing > 0 and head - after <= RING_MESSAGES:
-                rows = await self._read_back(session_id, kind, after)
-                channel.put_back([self._live(row, channel.epoch) for row in rows])
+                found += self._live(await self._read_back(session_id, kind, after), channel.epoch)
+        # At once, and last: who resumes takes it before the ring lets go what is too old for it.
+        channel.put_back(sorted(found, key=lambda message: message.at))
 
     @staticmethod
-    def _live(row: Numbered, epoch: str) -> LiveMessage:
-        at = asyncio.get_running_loop().time()
-        return LiveMessage(row.session_id, epoch, row.kind, row.key, row.seq, at, row.ts, row.data)
+    def _live(rows: Iterable[Numbered], epoch: str) -> Iterator[LiveMessage]:
+        """With the times they are from, as far as producers' clocks tell: never before a message that they follow."""
+        now, moment = asyncio.get_running_loop().time(), utc_now()
+        at = -math.inf
+        for row in rows:
+            at = max(at, now - max(0.0, (moment - row.ts).total_seconds()))
+            yield LiveMessage(row.session_id, epoch, row.kind, row.key, row.seq, at, row.ts, row.data)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

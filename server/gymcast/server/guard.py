@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -16,11 +17,13 @@ from gymcast.training.storage import StorageBusyError, StorageError, StorageUnav
 from .auth import PRINCIPAL
 from .config import ServerConfig
 from .handlers.common import CONFIG
-from .logs import REQUEST_ID, log_access, request_id
+from .logs import REQUEST_ID, Seldom, log_access, request_id
 from .problems import Problem, from_http, from_storage
 from .prometheus import REQUESTS
 
 log = logging.getLogger(__name__)
+# Requests that the database cannot serve.
+_refused = Seldom(log)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -82,7 +85,7 @@ async def _answer(request: web.Request, handler: Handler, instance: str) -> web.
         return problem.response(instance)
     except StorageError as error:
         if isinstance(error, StorageUnavailableError | StorageBusyError):
-            log.warning("%s %s (%s): %s", request.method, _path(request), instance, error)
+            _refused.warning("%s %s (%s): %s", request.method, _path(request), instance, error)
         return from_storage(error).response(instance)
     except web.HTTPException as error:
         if error.status < 400:
@@ -103,7 +106,7 @@ async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     (which has to be listed too where other machines may reach the server) or a listed one, or from no page at all.
     """
     config = request.app[CONFIG]
-    host = _host(request)
+    host = _host(request.headers.get(hdrs.HOST, ""))
     if host not in config.host_names and (config.is_loopback or not _is_address(host)):
         raise Problem(
             "foreign-host", f"The Host header names {request.headers.get(hdrs.HOST, '')[:100]!r}; see allowed_hosts."
@@ -127,10 +130,11 @@ async def origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
-def _host(request: web.Request) -> str:
-    """The host name in the Host header, without its port; empty when it cannot be read."""
+@lru_cache(maxsize=256)
+def _host(given: str) -> str:
+    """The host name in a Host header, without its port; empty when it cannot be read."""
     try:
-        return (URL(f"http://{request.headers.get(hdrs.HOST, '')}").host or "").lower()
+        return (URL(f"http://{given}").host or "").lower()
     except ValueError:
         return ""
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Final
 
 from gymcast.training.events import utc_now
 
-from .channels import Channel, Client, HubFullError, Listener, LiveMessage, Place
+from .channels import Channel, Client, HubFullError, LiveMessage, NextOnes
 from .messages import (
     CLOSE_ENDED,
     CLOSE_SLOW,
-    CLOSE_STATE_LOST,
-    LATEST_WINS,
     PING,
-    SKIPPED_WHEN_SLOW,
     batched,
     encode,
     frame_text,
@@ -36,7 +32,6 @@ HARD_BACKLOG: Final = 256 << 10
 SLOW_SECONDS: Final = 5.0
 HEARTBEAT_SECONDS: Final = 20.0
 _WATCH_SECONDS: Final = 0.05
-_LOSSY: Final = LATEST_WINS | SKIPPED_WHEN_SLOW
 
 
 class Hub:
@@ -64,6 +59,7 @@ class Hub:
         self.slow_closed = 0
         self._channels: dict[str, Channel] = {}
         self._rooms: dict[str, set[Client]] = {}
+        self._elsewhere: Mapping[str, int] = {}
         self._dirty: set[Channel] = set()
         self._watched: set[Client] = set()
         self._watching = False
@@ -84,13 +80,18 @@ class Hub:
         """How many clients watch each session that has any here."""
         return {session_id: len(channel.clients) for session_id, channel in self._channels.items() if channel.clients}
 
+    def counts(self) -> dict[str, int]:
+        """What other processes are told: :meth:`watched`, and the guests of each room as ``room:CODE``."""
+        return self.watched() | {f"room:{code}": len(guests) for code, guests in self._rooms.items()}
+
     def spectators(self, session_id: str) -> int:
         """How many clients watch a session, here and at other server processes."""
         channel = self._channels.get(session_id)
         return len(channel.clients) + channel.elsewhere if channel else 0
 
     def watched_elsewhere(self, counts: Mapping[str, int]) -> None:
-        """Note how many clients watch each session at other server processes."""
+        """Note how many clients watch each session and room at other server processes, as :meth:`counts` has it."""
+        self._elsewhere = counts
         for session_id, channel in self._channels.items():
             if channel.elsewhere != counts.get(session_id, 0):
                 channel.elsewhere = counts.get(session_id, 0)
@@ -99,8 +100,8 @@ class Hub:
     # Rooms
 
     def guests(self, code: str) -> int:
-        """How many clients watch through a room."""
-        return len(self._rooms.get(code, ()))
+        """How many clients watch through a room, here and at other server processes."""
+        return len(self._rooms.get(code, ())) + self._elsewhere.get(f"room:{code}", 0)
 
     def rooms(self) -> set[str]:
         """Codes of the rooms through which somebody watches."""
@@ -122,22 +123,20 @@ class Hub:
         *,
         key: str | None = None,
         ts: datetime | None = None,
-        place: Place | None = None,
+        seq: int | None = None,
     ) -> bool:
         """Number a message, encode it once, and send it to everyone at the end of this turn of the loop.
 
-        ``place`` is its number when another process gave it one. Returns whether it was sent: a number that came before
+        ``seq`` is its number when the database gave it one. Returns whether it was sent: a number that came before
         is not sent again. A number that leaves others out is sent; who asks for those left out is told that they are
-        gone. Another epoch than the channel's begins it anew, as :meth:`renumber` does.
+        gone.
         """
         channel = self.channel(session_id)
         head = channel.heads.get(kind, 0)
-        if place is not None:
-            if place.epoch != channel.epoch:
-                self.renumber(session_id, place.epoch, {})
-            elif place.seq <= head:
-                return False
-        seq = head + 1 if place is None else place.seq
+        if seq is None:
+            seq = head + 1
+        elif seq <= head:
+            return False
         moment = ts or utc_now()
         channel.add(LiveMessage(session_id, channel.epoch, kind, key or kind, seq, self._loop.time(), moment, data))
         if channel not in self._dirty:
@@ -145,20 +144,6 @@ class Hub:
                 self._loop.call_soon(self._tick)
             self._dirty.add(channel)
         return True
-
-    def renumber(self, session_id: str, epoch: str, heads: Mapping[str, int]) -> None:
-        """Take numbers that somebody else gives: the stream goes on after ``heads``, with nothing kept of before.
-
-        Clients that were told another epoch are closed (4010); they connect again and get the state.
-        """
-        channel = self.channel(session_id)
-        if epoch != channel.epoch:
-            for client in tuple(channel.clients):
-                if client.sink is not None:
-                    self._close(client, CLOSE_STATE_LOST, "the numbers of this session begin anew")
-                elif client.joining:
-                    client.joining.clear()
-        channel.renumber(epoch, dict(heads))
 
     def direct(self, client: Client, kind: str, data: dict[str, Any], *, seq: int = 0) -> bytes:
         """A framed message for one client; it is not part of the numbered stream."""
@@ -181,14 +166,15 @@ class Hub:
             for client in tuple(channel.clients):
                 if client.plain:
                     if not client.batch:
-                        self._write(client, joined)
+                        # As _write does it for one that is not slow; a thousand times for each message.
+                        if client.sink is not None and client.sink.write(joined) > SOFT_BACKLOG:
+                            self._is_slow(client, len(joined))
+                        self.writes += 1
                         continue
                     if batch is None:
                         batch = self._batched(client, pending)
                     self._write(client, batch)
-                elif client.joining is not None:
-                    client.joining.extend(pending)
-                else:
+                elif client.joining is None:
                     self._deliver(client, pending)
 
     def _batched(self, client: Client, messages: Iterable[LiveMessage]) -> bytes:
@@ -200,11 +186,11 @@ class Hub:
     def join(
         self, session_id: str, *, user_name: str | None = None, room: str | None = None, room_limit: int | None = None
     ) -> Client:
-        """Take a place for a client; its live messages are kept until :meth:`start`. Raises :class:`HubFullError`.
+        """Take a place for a client; its live messages begin with :meth:`start`. Raises :class:`HubFullError`.
 
         ``room`` is the code of the room it comes through, which has ``room_limit`` places.
         """
-        if room is not None and room_limit is not None and self.guests(room) >= room_limit:
+        if room is not None and room_limit is not None and len(self._rooms.get(room, ())) >= room_limit:
             raise HubFullError("room", room_limit)
         channel = self._channels.get(session_id)
         if channel is not None and len(channel.clients) >= self.per_session:
@@ -212,6 +198,7 @@ class Hub:
         if self.connections >= self.total:
             raise HubFullError("server", self.total)
         client = Client(secrets.token_hex(8), session_id, user_name, room)
+        client.joining = dict(self.channel(session_id).heads)
         if room is not None:
             self._rooms.setdefault(room, set()).add(client)
         # Pings to clients that all connected at once are spread over some seconds.
@@ -225,24 +212,33 @@ class Hub:
         return client
 
     def hold(self, client: Client) -> None:
-        """Keep a client's live messages again until :meth:`start`: it is about to get the state anew."""
+        """Stop a client's live messages until :meth:`start`: it is about to get the state anew."""
         self._tick()
-        if client.joining is None:
-            client.joining = []
-            client.held.clear()
+        client.joining = dict(self.channel(client.session_id).heads)
+        client.held.clear()
 
-    def start(self, client: Client, snapshot: Iterable[bytes], floors: Mapping[str, int]) -> None:
-        """Send the snapshot, then what arrived meanwhile, then go live.
+    def start(self, client: Client, snapshot: Iterable[bytes], floors: Mapping[str, int]) -> bool:
+        """Send the snapshot, then what came meanwhile, then go live.
 
-        ``floors`` tells up to which number of each type the snapshot goes; only later messages follow it.
+        ``floors`` tells up to which number of each type the snapshot goes; only later messages follow it. They come
+        from the ring: nothing is kept for a client that waits. ``False``, and nothing done, where the ring has a hole.
         """
         self._tick()
-        waiting, client.joining = client.joining or [], None
+        channel = self.channel(client.session_id)
+        following = channel.rest(channel.epoch, {**(client.joining or {}), **floors}, client.wants)
+        if following is None:
+            return False
+        client.joining = None
         data = b"".join(snapshot)
-        client.bulk = len(data)
+        late = sum(len(message.frame) for message in following)
+        client.bulk = len(data) + late
         if data:
             self._write(client, data)
-        self._deliver(client, [message for message in waiting if message.seq > floors.get(message.type, 0)])
+        if late > SOFT_BACKLOG and client.slow_since is None:
+            # Of so much it gets what a slow client does.
+            self._is_slow(client, late)
+        self._deliver(client, following)
+        return True
 
     def leave(self, client: Client) -> None:
         """Give a client's place back; harmless when it was given back before."""
@@ -278,8 +274,7 @@ class Hub:
             return
         for client in tuple(channel.clients):
             self._close(client, code, reason)
-        for listener in channel.listeners:
-            listener.wake.set()
+        channel.end()
         self._dirty.discard(channel)
         del self._channels[session_id]
 
@@ -306,21 +301,7 @@ class Hub:
 
     def _deliver(self, client: Client, messages: Iterable[LiveMessage]) -> None:
         now = self._loop.time()
-        slow = client.slow_since is not None
-        out: list[LiveMessage] = []
-        for message in messages:
-            if not client.wants(message.type):
-                continue
-            if message.type in _LOSSY:
-                if slow and message.type in SKIPPED_WHEN_SLOW:
-                    continue
-                if slow or (client.gap and now - client.sent_at.get(message.key, -client.gap) < client.gap):
-                    # Taken out first, so that held messages go out in the order of their newest version.
-                    client.held.pop(message.key, None)
-                    client.held[message.key] = message
-                    continue
-                client.sent_at[message.key] = now
-            out.append(message)
+        out = [message for message in messages if client.takes(message, now)]
         if client.held:
             self._watch(client)
         if out:
@@ -335,9 +316,12 @@ class Hub:
             return
         self.writes += 1
         if sink.write(data) > SOFT_BACKLOG and client.slow_since is None:
-            client.slow_since = self._loop.time()
-            client.bulk = max(client.bulk, len(data))
-            self._watch(client)
+            self._is_slow(client, len(data))
+
+    def _is_slow(self, client: Client, size: int) -> None:
+        client.slow_since = self._loop.time()
+        client.bulk = max(client.bulk, size)
+        self._watch(client)
 
     def _watch(self, client: Client) -> None:
         self._watched.add(client)
@@ -358,10 +342,7 @@ class Hub:
                     continue
                 client.slow_since = None
                 client.bulk = 0
-            due = [m for m in client.held.values() if now - client.sent_at.get(m.key, -client.gap) >= client.gap]
-            for message in due:
-                del client.held[message.key]
-            if due:
+            if due := client.due(now):
                 self._deliver(client, due)
             if not client.held and client.slow_since is None:
                 self._watched.discard(client)
@@ -405,29 +386,6 @@ class Hub:
             if client.joining is None and client.slow_since is None:
                 self._write(client, frame)
 
-    # Listening in the same process
-
-    @asynccontextmanager
-    async def listen(
-        self, session_id: str, size: int = 1000
-    ) -> AsyncIterator[Callable[[], Awaitable[list[LiveMessage]]]]:
-        """Live messages for code in this process: the context gives an async function that waits for the next ones.
-
-        It returns a list of :class:`LiveMessage`; of more than ``size`` waiting ones the oldest are lost.
-        """
-        channel = self.channel(session_id)
-        listener = Listener(deque(maxlen=size))
-        channel.listeners.add(listener)
-
-        async def next_ones() -> list[LiveMessage]:
-            while not listener.queue and self._channels.get(session_id) is channel:
-                listener.wake.clear()
-                await listener.wake.wait()
-            found = list(listener.queue)
-            listener.queue.clear()
-            return found
-
-        try:
-            yield next_ones
-        finally:
-            channel.listeners.discard(listener)
+    def listen(self, session_id: str, size: int = 1000) -> AbstractAsyncContextManager[NextOnes]:
+        """Live messages for code in this process: see :meth:`Channel.listen`."""
+        return self.channel(session_id).listen(size)

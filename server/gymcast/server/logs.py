@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
 import secrets
 import sys
+import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -17,6 +19,9 @@ LogFormat = Literal["text", "json"]
 REQUEST_ID: Final[ContextVar[str]] = ContextVar("gymcast_request_id", default="")
 ACCESS: Final = logging.getLogger("gymcast.access")
 _TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# Made ids: 8 characters of this process and the number of the request.
+_PROCESS: Final = secrets.token_hex(4)
+_REQUESTS: Final = itertools.count(1)
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -24,7 +29,7 @@ def request_id(given: str | None) -> str:
     """The id that a proxy or client gave (``X-Request-Id``), or a new one when it gave none that is fit to log."""
     if given is not None and _GIVEN_ID.fullmatch(given):
         return given
-    return secrets.token_hex(8)
+    return f"{_PROCESS}{next(_REQUESTS):08x}"
 
 
 class JsonLines(logging.Formatter):
@@ -59,3 +64,24 @@ def log_access(method: str, path: str, status: int, milliseconds: float, princip
     """One answered request. ``path`` is without its query, which may hold a ticket."""
     facts = {"method": method, "path": path, "status": status, "ms": round(milliseconds, 1), "principal": principal}
     ACCESS.info("%s %s %d %.1f ms %s", method, path, status, milliseconds, principal, extra={"facts": facts})
+
+
+class Seldom:
+    """Warnings that may come by the thousand, as while a database is away: one every ``seconds``, and their number."""
+
+    def __init__(self, logger: logging.Logger, seconds: float = 5.0) -> None:
+        self._log = logger
+        self._seconds = seconds
+        self._next = 0.0
+        self._left_out = 0
+
+    def warning(self, text: str, *arguments: object) -> None:
+        """Log it, unless another one was logged just before."""
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        if self._left_out:
+            text, arguments = f"{text}; %d more like this since the last one told", (*arguments, self._left_out)
+        self._log.warning(text, *arguments)
+        self._next, self._left_out = now + self._seconds, 0

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import math
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import web
@@ -121,12 +122,29 @@ class RateLimits:
 LIMITS: Final = web.AppKey("limits", RateLimits)
 
 
-def address_of(request: web.Request) -> str:
-    """Where a request comes from, as far as the connection itself tells.
+TRUSTED: Final = web.AppKey("trusted_proxies", tuple)
 
-    Headers such as X-Forwarded-For are not looked at: whoever sends them can write anything into them.
+
+def address_of(request: web.Request) -> str:
+    """Where a request comes from, as far as the connection itself tells, or a proxy that is trusted.
+
+    Each proxy adds to X-Forwarded-For whom it has the request from. Whatever stands before that anybody can write.
     """
-    return network_of(request.remote or "")
+    peer = request.remote or ""
+    trusted = request.app[TRUSTED]
+    if trusted and _is_in(peer, trusted):
+        hops = [hop.strip() for line in request.headers.getall("X-Forwarded-For", []) for hop in line.split(",")]
+        while hops and _is_in(peer, trusted):
+            peer = hops.pop()
+    return network_of(peer)
+
+
+def _is_in(peer: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
 
 
 def network_of(peer: str) -> str:

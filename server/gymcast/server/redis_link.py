@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json, to_json
 
+from .channels import Numbered
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from .fanout import Numbered
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,22 @@ def connect(url: str) -> Redis:
     )
 
 
-class RedisLink:
-    """One server process's end. ``receive`` gets messages of the others, ``connected`` is called when it (re)connects.
+def end_if_cancelled() -> None:
+    """Raise ``CancelledError`` when the running task has been cancelled and something below has lost that.
 
-    ``counts`` says how many clients watch each session here; ``others`` gets the same of all other processes together.
+    ``asyncio.wait_for`` of Python 3.11, with which the client waits, loses it when what it waits for ends just then; a
+    task that goes on in a loop would then never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class RedisLink:
+    """One server process's end. ``receive`` gets messages of the others, ``connected`` are called when it (re)connects.
+
+    ``counts`` says how many clients watch each session (and each room) here; ``others`` gets the same of all other
+    processes together.
     """
 
     def __init__(self, client: Redis, prefix: str, others: Callable[[Mapping[str, int]], None]) -> None:
@@ -57,7 +70,7 @@ class RedisLink:
         self.node = secrets.token_hex(8)
         self.is_connected = False
         self.receive: Callable[[Numbered | str], None] = lambda _message: None
-        self.connected: Callable[[], None] = lambda: None
+        self.connected: list[Callable[[], None]] = []
         self.counts: Callable[[], Mapping[str, int]] = dict
         self._loop = asyncio.get_running_loop()
         self._waiting: list[list[Any]] = []
@@ -94,6 +107,7 @@ class RedisLink:
                 async with self._client.pubsub() as subscription:
                     await subscription.subscribe(self._channel)
                     while True:
+                        end_if_cancelled()
                         message = await subscription.get_message(timeout=SILENCE_S)
                         if message is None:
                             raise TimeoutError(f"silent for {SILENCE_S:g} s")
@@ -107,6 +121,7 @@ class RedisLink:
                     log.warning("Redis: %s; viewers get what is committed here, the rest by way of the database", error)
             finally:
                 self._went_down()
+            end_if_cancelled()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(_LONGEST_DELAY_S, 2 * delay)
 
@@ -115,7 +130,8 @@ class RedisLink:
         self.is_connected = True
         self._beat = 0.0
         self._wake.set()
-        self.connected()
+        for call in self.connected:
+            call()
 
     def _went_down(self) -> None:
         self.is_connected = False
@@ -148,10 +164,9 @@ class RedisLink:
                 await self._client.publish(self._channel, to_json(body))
             except (RedisError, OSError) as error:
                 log.warning("Redis: %d messages were not sent: %s", len(waiting), error)
+            end_if_cancelled()
 
     def _receive(self, data: bytes) -> None:
-        from .fanout import Numbered
-
         try:
             body = from_json(data)
             if body["from"] == self.node:

@@ -2,7 +2,7 @@
 
 To add an address, add a row to one of the groups. A row that stands in the document has an ``id`` (its operationId) and
 
-- ``answers``: status -> model out of ``models.py`` (``None``: no body; :class:`Media`: no JSON). Errors that follow
+- ``answers``: status -> model out of ``models`` (``None``: no body; :class:`Media`: no JSON). Errors that follow
   from the rest of the row (a body, a query, an id in the path, a scope) are added; ``problems`` names the others, by
   their keys in ``problems.PROBLEM_TYPES``;
 - ``query``: a model out of ``handlers/queries.py``. The handler is called as ``handler(request, query)`` with the query

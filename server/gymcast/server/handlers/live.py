@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -16,11 +15,13 @@ from pydantic import ValidationError
 
 from gymcast.server.auth import PRINCIPAL, ROOM
 from gymcast.server.channels import Client, HubFullError
+from gymcast.server.masks import masked_frames_only
 from gymcast.server.messages import (
     CHANNEL_TYPES,
     CLOSE_FAILED,
     CLOSE_RATE,
     CLOSE_SIGNED_OUT,
+    CLOSE_STATE_LOST,
     CLOSE_UNKNOWN,
     INBOUND,
     MAX_INBOUND_BYTES,
@@ -31,6 +32,7 @@ from gymcast.server.messages import (
     frame_pong,
 )
 from gymcast.server.problems import Problem
+from gymcast.server.viewer_socket import SocketSink, ViewerSocket
 from gymcast.training.storage import NotFoundError, StorageError
 
 from .common import SERVICES, Services, parse_json, session_id_of
@@ -38,57 +40,17 @@ from .queries import LiveQuery
 
 log = logging.getLogger(__name__)
 
-_CLOSE_GRACE_S: Final = 1.0
-# Longer, so that it is here that a peer is cut off which does not answer.
+# Longer than the sink waits, which cuts off a peer that does not answer.
 _CLOSE_WAIT_S: Final = 5.0
 _RESUME_WAIT_S: Final = 5.0
+# How often the state is read for a viewer while more is published than the ring holds.
+_STATE_TRIES: Final = 3
 _SEND_BUFFER: Final = 64 << 10
 _TCP_USER_TIMEOUT_MS: Final = 15_000
 # Messages a client may send: a burst, refilled at a steady rate.
 _BURST: Final = 60
 _PER_SECOND: Final = 20.0
 _IN_SNAPSHOT: Final = ("training_status", "training_metrics", "graph_update", "bot_decision", "frame")
-
-
-class SocketSink:
-    """Writes framed bytes to a WebSocket's transport, which keeps what the socket does not take."""
-
-    __slots__ = ("_closing", "_transport", "_ws")
-
-    def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport) -> None:
-        self._ws = ws
-        self._transport = transport
-        self._closing: asyncio.Task[bool] | None = None
-
-    def write(self, data: bytes) -> int:
-        """Send without waiting; nothing happens on a connection that is going away. Returns the backlog."""
-        if not (self._ws.closed or self._transport.is_closing()):
-            self._transport.write(data)
-        return self._transport.get_write_buffer_size()
-
-    def backlog(self) -> int:
-        """Bytes that the socket has not taken yet."""
-        return self._transport.get_write_buffer_size()
-
-    def close(self, code: int, reason: str) -> None:
-        """Send a close frame; a peer that does not answer it soon is cut off."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._ws.close(code=code, message=reason.encode(), drain=False))
-            asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self._cut_off)
-
-    def _cut_off(self) -> None:
-        raw = self._transport.get_extra_info("socket")
-        if raw is not None:
-            # Reset, so that the kernel does not go on offering a peer that reads nothing what it holds for it.
-            with contextlib.suppress(OSError):  # closed by now
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
-
-    async def closed(self) -> None:
-        """Wait for a close that was begun here."""
-        if self._closing is not None:
-            with contextlib.suppress(ConnectionError):
-                await self._closing
 
 
 class _Budget:
@@ -115,14 +77,15 @@ async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
     services = request.app[SERVICES]
     client = await _admit(request, query, services)
     # Pings come from the hub, by one timer for all: one for each connection costs more than the messages do.
-    ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_WAIT_S)
+    ws = ViewerSocket(autoping=False, compress=False, max_msg_size=MAX_INBOUND_BYTES, timeout=_CLOSE_WAIT_S)
     sink = ends = None
     try:
-        await ws.prepare(request)
-        ws.headers.clear()  # they are sent, and would be kept as long as the connection
         transport = request.transport
         if transport is None:
-            return ws
+            return ws  # nobody is there any more
+        with masked_frames_only(request, transport):
+            await ws.prepare(request)
+        ws.headers.clear()  # they are sent, and would be kept as long as the connection
         _tune(transport)
         sink = client.sink = SocketSink(ws, transport)
         ends = _end_with_token(request, sink)
@@ -140,7 +103,7 @@ async def live(request: web.Request, query: LiveQuery) -> web.WebSocketResponse:
             log.exception("viewer of session %s failed", client.session_id)
             sink.close(CLOSE_FAILED, "the server failed")
     finally:
-        services.hub.leave(client)
+        services.leave(client)
         if ends is not None:
             ends.cancel()
         if sink is not None:
@@ -167,11 +130,11 @@ async def _admit(request: web.Request, query: LiveQuery, services: Services) -> 
         raise Problem("conflict", "This session takes no spectators (enable_spectators is false).")
     room = request.get(ROOM)
     code, places = (None, None) if room is None else (room.code, room.max_spectators)
+    services.hub.channel(session_id).know_heads(record.heads)
     try:
-        client = services.hub.join(session_id, user_name=query.user_name, room=code, room_limit=places)
+        client = await services.join(session_id, user_name=query.user_name, room=code, room_limit=places)
     except HubFullError as error:
         raise Problem("no-capacity", f"{str(error).capitalize()}.", headers={"Retry-After": "10"}) from None
-    services.hub.channel(session_id).know_heads(record.heads)
     if record.kind == "managed":
         services.frames.prepare()
     return client
@@ -232,12 +195,17 @@ async def _start_later(services: Services, client: Client) -> None:
 
 
 async def _start(services: Services, client: Client, hello: dict[str, Any] | None) -> None:
-    """Send the state of the session, then go live. What is published meanwhile waits in the client and follows."""
+    """Send the state of the session, then go live. What is published meanwhile follows, from the ring."""
     hub = services.hub
     frames = [] if hello is None else [hub.direct(client, "connection_status", hello)]
-    state, floors = await _snapshot(services, client)
-    if client.joining is not None:
-        hub.start(client, frames + state, floors)
+    for _ in range(_STATE_TRIES):
+        state, floors = await _snapshot(services, client)
+        if client.joining is None or hub.start(client, frames + state, floors):
+            return
+        hub.hold(client)
+    hub.leave(client)
+    if client.sink is not None:
+        client.sink.close(CLOSE_STATE_LOST, "more happens than is kept while the state is read")
 
 
 async def _snapshot(services: Services, client: Client) -> tuple[list[bytes], dict[str, int]]:

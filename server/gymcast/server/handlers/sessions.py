@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from gymcast.server.auth import PRINCIPAL, require
 from gymcast.server.problems import Problem, from_validation, invalid
@@ -77,20 +78,27 @@ async def _create(services: Services, value: dict[str, Any], key: str | None = N
     except ValidationError as error:
         raise from_validation(error) from None
     except ConfigError as error:
-        raise config_problem(error) from None
+        raise config_problem(error, value.get("config")) from None
     except SessionLimitError as error:
-        raise invalid(f"/config/{error.field}", "limit", str(error)) from None
+        raise invalid(_pointer(error.field, value.get("config")), "limit", str(error)) from None
     except NotManagedError as error:
         raise Problem("not-managed", str(error)) from None
 
 
-def config_problem(error: ConfigError) -> Problem:
-    """A 422 with every problem of a training configuration."""
-    errors = [
-        {"pointer": "/config/" + field.replace(".", "/"), "code": "config", "message": text}
-        for field, text in error.problems
-    ]
+def config_problem(error: ConfigError, config: Any) -> Problem:
+    """A 422 with every problem of the training configuration ``config``."""
+    errors = [{"pointer": _pointer(field, config), "code": "config", "message": text} for field, text in error.problems]
     return Problem("invalid-values", "; ".join(f"{field}: {text}" for field, text in error.problems), errors=errors)
+
+
+def _pointer(field: str, config: Any) -> str:
+    """Where ``field``, in snake_case, is in a body: in the spelling that it has there."""
+    pointer = "/config"
+    for part in field.split("."):
+        given = config if isinstance(config, dict) else {}
+        name = to_camel(part) if part not in given and to_camel(part) in given else part
+        pointer, config = f"{pointer}/{name}", given.get(name)
+    return pointer
 
 
 async def listing(request: web.Request, query: SessionsQuery) -> web.Response:
