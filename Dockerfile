@@ -16,7 +16,7 @@ COPY server server
 RUN pip install -c constraints.txt ".[postgres,redis]"
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/gymcast gymcast
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/gymcast --shell /usr/sbin/nologin gymcast
 COPY --from=build /opt/gymcast /opt/gymcast
 ENV PATH=/opt/gymcast/bin:$PATH \
     PYTHONUNBUFFERED=1 \

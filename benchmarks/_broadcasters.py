@@ -80,7 +80,23 @@ async def steadily(publish: Publish, hz: float, size: int, seconds: float) -> No
 
 async def gymcast(clients: int, sessions: int, database: str) -> None:
     """The server as it is, with room for the clients."""
-    from gymcast.server import ServerConfig, running_server
+    from gymcast.server import RunningServer, ServerConfig, run_server
+
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    work: set[asyncio.Task[None]] = set()
+
+    async def serve(server: RunningServer) -> None:
+        made = [await server.storage.create_session(kind="external", algorithm="PPO") for _ in range(sessions)]
+        session, names = made[0], [record.session_id for record in made]
+        print(json.dumps({"port": server.port, "path": f"/ws/{names[0]}", "sessions": names}), flush=True)
+        numbers = iter(range(1, 1 << 60))
+        try:
+            await orders(
+                lambda _: server.hub.publish(session.session_id, "training_metrics", reading(next(numbers))),
+                lambda: server.hub.connections,
+            )
+        finally:
+            ended.set_result(0)
 
     with tempfile.TemporaryDirectory(prefix="gymcast-bench-") as folder:
         config = ServerConfig(
@@ -89,16 +105,7 @@ async def gymcast(clients: int, sessions: int, database: str) -> None:
             max_connections_per_session=clients + 10,
             max_total_connections=clients + 10,
         )
-        async with running_server(config) as server:
-            made = [await server.storage.create_session(kind="external", algorithm="PPO") for _ in range(sessions)]
-            session, names = made[0], [record.session_id for record in made]
-            said = {"port": server.port, "path": f"/ws/{names[0]}", "sessions": names}
-            print(json.dumps(said), flush=True)
-            numbers = iter(range(1, 1 << 60))
-            await orders(
-                lambda _: server.hub.publish(session.session_id, "training_metrics", reading(next(numbers))),
-                lambda: server.hub.connections,
-            )
+        await run_server(config, started=lambda server: work.add(asyncio.create_task(serve(server))), ended=ended)
 
 
 async def raw() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import socket
@@ -13,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from .programs import need_program
 
 
 class OwnRedis:
@@ -80,13 +79,7 @@ class OwnRedis:
 
 def own_redis_or_skip() -> Iterator[OwnRedis]:
     """A server for as long as the generator lives. Skips the test where none is installed, but never in CI."""
-    program = shutil.which("redis-server")
-    if program is None:
-        reason = "redis-server is not installed (Debian: apt-get install redis-server)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    server = OwnRedis(program)
+    server = OwnRedis(need_program("redis-server"))
     try:
         yield server
     finally:

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gymcast.training.config import ResourceLimits, TrainingConfig
+from gymcast.training.config import TrainingConfig
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import Storage
 

@@ -21,6 +21,7 @@ from ..reference_examples import DECISION, METRICS
 from .conftest import Cli
 from .redis_proxy import LossyProxy
 
+SESSION_LIMIT = 6
 SESSIONS = "/api/training/sessions"
 EXTERNAL = {"training_session_id": "t1", "model_generation": 2, "algorithm": "DQN", "total_episodes": 1000}
 
@@ -47,7 +48,9 @@ def pair(postgres_server: str) -> Iterator[Pair]:
         servers = []
         for name, port in (("one", redis.port), ("two", proxy.port)):
             settings = Path(folder) / f"{name}.json"
-            settings.write_text(json.dumps({"port": 0, "redis": {"url": f"redis://127.0.0.1:{port}"}}))
+            limits = {"max_connections_per_session": SESSION_LIMIT}
+            redis_url = {"url": f"redis://127.0.0.1:{port}"}
+            settings.write_text(json.dumps({"port": 0, "redis": redis_url, "performance": limits}))
             servers.append(Cli(["serve", "--config", str(settings), "--database", database], Path(folder)))
         try:
             urls = [server.read_until(r"Watch  (http://\S+)/\s")[1] for server in servers]
@@ -208,6 +211,46 @@ async def test_a_lost_message_is_read_back_from_the_database(both: Both, pair: P
         assert viewer.restarts == 0
 
 
+@asynccontextmanager
+async def crowd(path: str, *clients: aiohttp.ClientSession, guest: str = "") -> AsyncIterator[int]:
+    """Viewers that come all at once; how many of them get in, to stay while the context lasts."""
+    headers = {"Authorization": f"Bearer {guest}"} if guest else {}
+    answers = await asyncio.gather(
+        *(client.ws_connect(path, headers=headers) for client in clients), return_exceptions=True
+    )
+    inside = [ws for ws in answers if isinstance(ws, aiohttp.ClientWebSocketResponse)]
+    refused = [error.status for error in answers if isinstance(error, aiohttp.WSServerHandshakeError)]
+    assert refused == [503] * (len(clients) - len(inside)), answers
+    try:
+        yield len(inside)
+    finally:
+        for ws in inside:
+            await ws.close()
+
+
+async def guest_of_a_room(both: Both, places: int) -> tuple[str, str]:
+    """The code of a new room and the token of a guest."""
+    room = await post(both.one, "/api/rooms", {"session_id": both.session_id, "max_spectators": places})
+    return room["code"], (await post(both.two, f"/api/rooms/{room['code']}/join", {}))["token"]
+
+
+async def test_places_are_counted_over_both_processes(both: Both) -> None:
+    path = f"/ws/{both.session_id}"
+    code, guest = await guest_of_a_room(both, 2)
+
+    async def guests() -> list[int]:
+        return [(await get(client, f"/api/rooms/{code}"))["spectator_count"] for client in (both.one, both.two)]
+
+    for _ in range(3):
+        async with crowd(path, *(both.one, both.two) * 3, guest=guest) as inside:
+            assert inside == 2
+            await until(guests, [2, 2])
+            # Of the session's places two are taken.
+            async with crowd(path, *(both.two, both.one) * 4) as others:
+                assert others == SESSION_LIMIT - 2
+        await until(guests, [0, 0])
+
+
 async def _value(value: int) -> int:
     return value
 
@@ -225,6 +268,7 @@ async def test_what_is_kept_merged_only_is_sent_anew(both: Both, pair: Pair) -> 
 
 
 async def test_redis_dies_and_comes_back(both: Both, pair: Pair) -> None:
+    _code, guest = await guest_of_a_room(both, 1)
     async with watching(both.one, both.session_id) as here, watching(both.two, both.session_id) as there:
         for viewer in (here, there):
             await viewer.next("training_status")
@@ -238,6 +282,9 @@ async def test_redis_dies_and_comes_back(both: Both, pair: Pair) -> None:
         pair.redis.kill()
         for client in (both.one, both.two):
             await until(lambda client=client: readiness(client), "degraded")  # type: ignore[misc]
+        # Now each process counts for itself.
+        async with crowd(f"/ws/{both.session_id}", *(both.one, both.two) * 2, guest=guest) as inside:
+            assert inside == 2
         await both.report(both.one, 11)
         assert await here.readings(11, 11) == [11]
         # Only the database can tell the other process of it.

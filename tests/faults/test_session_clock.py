@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.run_folder import worker_of
 from gymcast.training.sessions import SessionManager, TrainingAPI
 from gymcast.training.storage import Storage
 
 from ..managed import PACED, Keeper, check_rows, rows, run_dir_of, seen, statuses, weights
+from ..programs import missing, need_program
 
 HOUR = 3600
 
@@ -27,10 +25,9 @@ class WallClock:
     """The clock of processes started with ``environ``."""
 
     def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None or sys.platform != "linux":
-            reason = "setting the clock of single processes takes Linux and a C compiler"
-            pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        if sys.platform != "linux":
+            missing("setting the clock of single processes takes Linux")
+        compiler = need_program("cc", "gcc", package="gcc")
         self._file = folder / "ahead"
         library = folder / "wall_clock.so"
         source = Path(__file__).with_name("wall_clock.c")

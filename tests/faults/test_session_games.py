@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from gymcast.training.config import ResourceLimits, TrainingConfig
+from gymcast.training.config import TrainingConfig
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.run_folder import LOG_NAME
 from gymcast.training.sessions import ResourceAlert, SessionManager
 from gymcast.training.sessions.output import MAX_BYTES
@@ -46,18 +47,30 @@ async def ended(manager: SessionManager, config: TrainingConfig) -> SessionRecor
     return await manager.wait(await manager.create_session(config))
 
 
-async def test_a_game_that_hangs_each_time_fails_its_session_which_says_what_to_do(tmp_path: Path) -> None:
+async def test_a_game_that_hangs_wherever_it_can_fails_its_session_which_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a step, then when it is made, then in a reset: each time the session is tried again."""
+    monkeypatch.setattr("gymcast.training.sessions.pool.SAMPLE_SECONDS", 0.3)
+    seen = tmp_path / "attempts"
+    seen.mkdir()
     async with managing(tmp_path) as manager:
-        record = await ended(manager, bad("hang", step_timeout=2, max_retries=1))
+        config = bad("in turn", burn=str(seen), step_timeout=2, start_timeout=3, max_retries=2)
+        record = await ended(manager, config)
         moves = await manager.storage.transitions(record.session_id)
-    hangs = f"Bad-v0 hangs: a step or reset took more than 2 s (step_timeout); {REMEDY}"
-    assert (record.status, record.attempts) == ("failed", 2)
-    assert record.reason == f"{hangs} (after 1 of 1 retries)"
-    retried = next(move["reason"] for move in moves if move["to_status"] == "retrying")
-    assert retried == f"{hangs}; retry 1 of 1 goes on from the newest checkpoint"
-    assert "resumed from step-" in (run_dir_of(record) / "log.txt").read_text()
+    assert (record.status, record.attempts) == ("failed", 3)
+    assert [move["reason"] for move in moves if move["to_status"] == "retrying"] == [
+        f"Bad-v0 hangs: its step() took more than 2 s (step_timeout); {REMEDY}; retry 1 of 2 goes on from the newest"
+        " checkpoint",
+        "Bad-v0 hangs: to make it took more than 3 s (start_timeout); worker.log says where; retry 2 of 2 goes on from"
+        " the newest checkpoint",
+    ]
+    assert record.reason == (
+        f"Bad-v0 hangs: its first reset() and steps took more than 2 s (step_timeout); {REMEDY} (after 2 of 2 retries)"
+    )
     # Where it hung is in its log, although the game has let no thread of the process go on.
-    assert "bad_games.py" in (run_dir_of(record) / LOG_NAME).read_text()
+    log = (run_dir_of(record) / LOG_NAME).read_text()
+    assert all(f"in {name}" in log for name in ("step", "__init__", "reset"))
 
 
 async def test_a_game_that_crashes_is_named(tmp_path: Path) -> None:

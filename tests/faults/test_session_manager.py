@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.sessions import SessionLimitError, SessionManager
 from gymcast.training.storage import SessionRecord, StateError, Storage
 

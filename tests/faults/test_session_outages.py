@@ -15,10 +15,24 @@ from sqlalchemy.engine import make_url
 from gymcast.training.config import TrainingConfig
 from gymcast.training.events import ErrorData, Event
 from gymcast.training.run_folder import OUTCOME_NAME, worker_of
+from gymcast.training.sessions import SessionManager
 from gymcast.training.sessions.leftovers import deliver_leftovers
+from gymcast.training.sessions.process import is_alive
 from gymcast.training.storage import Storage, StorageUnavailableError
 
-from ..managed import PACED, Keeper, check_rows, records, rows, run_dir_of, seen, statuses, weights
+from ..managed import (
+    PACED,
+    Keeper,
+    check_rows,
+    endless,
+    records,
+    rows,
+    run_dir_of,
+    seen,
+    settled,
+    statuses,
+    weights,
+)
 from ..postgres_server import OwnServer, own_server_or_skip
 
 HOLD = """
@@ -109,6 +123,26 @@ async def test_what_a_worker_has_left_waits_until_the_database_is_back(
         await deliver_leftovers(storage, session_id, tmp_path)
         assert not left.exists()
     assert rows(url, "SELECT count(*) FROM events") == [(1,)]
+
+
+async def test_a_manager_ends_in_time_although_the_database_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it could not store is left as by a manager that was killed: to whoever takes the lease over."""
+    monkeypatch.setattr("gymcast.training.storage.sqlite.WRITE_WAIT_S", 0.3)
+    monkeypatch.setattr("gymcast.training.sessions.pool.SETTLE_SECONDS", 0.5)
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    async with await Storage.open(url) as storage:
+        manager = SessionManager(storage=storage, runs_dir=tmp_path, keep_sessions=True)
+        await manager.start()
+        session_id = await manager.create_session(endless())
+        await settled(manager, session_id, lambda record: "pid" in (record.resources or {}))
+        owner, worker = manager.pool.me.owner, manager.worker_pids[session_id]
+        async with locked(url), asyncio.timeout(30):
+            await manager.stop(within=0.2)
+            assert not is_alive(worker)
+        left = await storage.get_session(session_id)
+        assert (left.status, left.lease_owner) == ("starting", owner)
 
 
 async def test_postgresql_stopped(tmp_path: Path, undisturbed: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gymcast.training.config import ResourceLimits
+from gymcast.training.limits import ResourceLimits
 from gymcast.training.run_folder import worker_of
 from gymcast.training.sessions import SessionManager, TrainingSession
 from gymcast.training.storage import SessionRecord, Storage

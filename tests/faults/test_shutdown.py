@@ -1,4 +1,4 @@
-"""SIGTERM while people watch and reports are on their way: everybody is told, nothing acknowledged is lost."""
+"""SIGTERM while people watch, reports are on their way and trainings run: everybody is told, nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -16,9 +18,14 @@ from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 
+from gymcast.training.hang_watch import Place, last_sign
+from gymcast.training.run_folder import worker_of
+from gymcast.training.sessions import SessionManager
 from gymcast.training.storage import HistoryRange, Storage
 
+from ..managed import check_rows, run_dir_of, short
 from ..reference_examples import METRICS
 
 SESSIONS = "/api/training/sessions"
@@ -95,8 +102,86 @@ async def test_sigterm_with_viewers_and_reports_on_their_way(
     assert sorted(reading["episode"] for reading in kept) == list(range(1, 11))
 
 
+HANGS = """
+import asyncio, os, signal, time
+from gymcast.server import cli_signals
+
+async def main():
+    with cli_signals.StopRequests(in_time=cli_signals.HANDLED) as stops:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stops.wait_for_more(0)
+        time.sleep(600)
+
+cli_signals._LAST_SECONDS = 0.2
+asyncio.run(main())
+"""
+
+
+def test_a_shutdown_that_hangs_is_cut_off_and_says_where() -> None:
+    process = subprocess.run([sys.executable, "-c", HANGS], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert process.returncode == 1
+    assert "Timeout" in process.stderr and "in main" in process.stderr
+
+
 async def _close_code(viewer: aiohttp.ClientWebSocketResponse) -> int | None:
     async with asyncio.timeout(15):
         while not viewer.closed:
             await viewer.receive()
     return viewer.close_code
+
+
+def stalled(run_dir: Path, pid: int) -> bool:
+    """Whether its game does not come back from a step."""
+    sign = last_sign(run_dir, pid)
+    return sign is not None and sign[0] is Place.STEPPING and sign[1] > 1.0
+
+
+async def test_sigterm_waits_no_longer_for_a_training_in_a_step_that_takes_long(
+    cli: Callable[..., Any], free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed, and the next server goes on from its checkpoint."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "games"))
+    monkeypatch.setenv("GYMCAST_GYM_PACKAGES", "bad_games")
+    stalls = tmp_path / "stalls"
+    stalls.touch()
+    config = {
+        **short(1024, lanes=1).model_dump(mode="json"),
+        "env_id": "Bad-v0",
+        "gym_packages": ["bad_games"],
+        "workers": 0,
+        "env_kwargs": {"fault": "stall", "after": 500, "burn": str(stalls)},
+    }
+    server = cli("serve", "--port", str(free_port))
+    url = server.read_until(r"Watch  (http://\S+)/\s")[1]
+    async with aiohttp.ClientSession(url) as client:
+        async with client.post(SESSIONS, json={"config": config}) as answer:
+            session_id = (await answer.json())["session_id"]
+        run_dir = tmp_path / "runs" / session_id
+        async with asyncio.timeout(60):
+            while (pid := worker_of(run_dir)) is None or not stalled(run_dir, pid):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        server.remember_children()
+        async with client.ws_connect(f"/ws/{session_id}") as viewer:
+            server.process.send_signal(signal.SIGTERM)
+            assert await _close_code(viewer) == 1001
+            # Viewers are not kept waiting for trainings.
+            assert worker_of(run_dir) == pid
+    assert await asyncio.to_thread(server.finish, 30.0) == 128 + signal.SIGTERM, server.text
+    assert server.orphans() == []
+    stalls.unlink()
+    database = f"sqlite:///{tmp_path / 'runs' / 'gymcast.db'}"
+    async with (
+        await Storage.open(database) as storage,
+        SessionManager(storage=storage, runs_dir=tmp_path / "runs", keep_sessions=True) as following,
+        asyncio.timeout(60),
+    ):
+        ended = await following.wait(session_id)
+        moves = await storage.transitions(session_id)
+    assert [move["to_status"] for move in moves] == [
+        *("queued", "starting", "running", "stopping"),
+        *("queued", "starting", "running", "completed"),
+    ]
+    assert moves[4]["reason"] == "its manager is shutting down; it did not end in time and was killed"
+    assert (ended.status, ended.attempts, ended.timesteps) == ("completed", 2, 1024)
+    assert "resumed from step-" in (run_dir_of(ended) / "log.txt").read_text()
+    check_rows(database, ended)

@@ -61,6 +61,11 @@ sys.exit(codes[0])
 """
 
 
+def shared_memory() -> set[str]:
+    """Segments of shared memory, but for those that a PostgreSQL takes and gives back as it pleases."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("PostgreSQL.")}
+
+
 class Training:
     """A process that trains a slow game until it is told to stop."""
 
@@ -68,7 +73,7 @@ class Training:
         self.run_dir = folder / "run"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
-        self.shared = set(os.listdir("/dev/shm"))
+        self.shared = shared_memory()
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, mode, str(self.run_dir)],
             stdout=subprocess.PIPE,
@@ -92,7 +97,7 @@ class Training:
         children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.communicate(timeout=seconds)
         assert not [child for child in children if child.is_running()]
-        assert set(os.listdir("/dev/shm")) <= self.shared
+        assert shared_memory() <= self.shared
         # torch makes a folder for its compiler's cache once per user, and keeps it.
         assert [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
         return self.process.returncode

@@ -1,4 +1,4 @@
-"""A game that crashes, hangs, floods its output or burns processor time, as a package of its author."""
+"""A game that crashes, hangs, stalls, floods its output or burns processor time, as a package of its author."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -44,9 +45,22 @@ class Bad(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self._fault, self._left, self._burn = fault, after, burn
         self._steps = 0
+        self._hang_at("make")
+
+    def _hang_at(self, place: str) -> None:
+        """With the fault ``in turn`` the first process hangs in a step, the second when it is made, then in a reset."""
+        if self._fault != "in turn":
+            return
+        attempts = sorted(os.listdir(self._burn))
+        if str(os.getpid()) not in attempts:
+            (Path(self._burn) / str(os.getpid())).touch()
+            attempts.append(str(os.getpid()))
+        if place == ("step", "make", "reset")[min(len(attempts), 3) - 1]:
+            ctypes.PyDLL(None).sleep(1000)  # keeps the interpreter's lock: no thread of the process goes on
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
+        self._hang_at("reset")
         self._steps = 0
         return self.np_random.uniform(-1, 1, 3).astype(np.float32), {}
 
@@ -62,9 +76,11 @@ class Bad(gym.Env[Any, Any]):
         match self._fault:
             case "crash":
                 ctypes.string_at(0)
-            case "hang":  # in native code that keeps the interpreter's lock, so that no thread of the process goes on
-                while True:
-                    ctypes.PyDLL(None).sleep(1000)
+            case "in turn":
+                self._hang_at("step")
+            case "stall":  # as long as there is a file
+                while os.path.exists(self._burn):
+                    time.sleep(0.1)
             case "busy":
                 while True:
                     pass
