@@ -9,7 +9,9 @@ import { fillTable } from "./tables.js";
 const RESULTS = { win: "won", draw: "drawn", loss: "lost" };
 
 export class EpisodeList {
-  constructor() {
+  /** @param {() => void} gone called when the session is not there any more */
+  constructor(gone) {
+    this.gone = gone;
     this.show(null);
     for (const id of ["episode-order", "episode-outcome"]) byId(id).addEventListener("change", () => this.refresh());
     byId("episode-more").addEventListener("click", () => this.#load(this.cursor));
@@ -18,11 +20,16 @@ export class EpisodeList {
   /** Shows the log of a session, or nothing for null. */
   show(session) {
     this.session = session;
-    this.stopper?.abort();
+    this.stop();
     this.rows = [];
     this.cursor = null;
     byId("episodes").hidden = true;
     clearNotice("episodes");
+  }
+
+  /** Gives up what is being fetched. */
+  stop() {
+    this.stopper?.abort();
   }
 
   /** Fetches the first page anew; `gently`: unless the viewer has opened further pages or chosen something else. */
@@ -32,7 +39,7 @@ export class EpisodeList {
   }
 
   async #load(cursor) {
-    this.stopper?.abort();
+    this.stop();
     const stopper = new AbortController();
     this.stopper = stopper;
     const choice = { order: byId("episode-order").value, outcome: byId("episode-outcome").value };
@@ -46,7 +53,8 @@ export class EpisodeList {
     } catch (failure) {
       if (failure.name === "AbortError") return;
       if (!(failure instanceof ApiError)) throw failure;
-      notice("episodes", `The list of episodes could not be read. ${failure.message}`);
+      if (failure.status === 404) this.gone();
+      else notice("episodes", `The list of episodes could not be read. ${failure.message}`);
     }
   }
 

@@ -76,7 +76,8 @@ export class LiveLink {
     } catch (failure) {
       if (!(failure instanceof ApiError)) throw failure;
       // There is no ticket any more, such as for the guest of a room that has ended; asking again changes nothing.
-      if (failure.status === 403 || failure.status === 404) this.finish(failure.message);
+      if (failure.status === 404) this.finish(TERMINAL_CODES[4410]);
+      else if (failure.status === 403) this.finish(failure.message);
       else this.#lost(0);
       return;
     } finally {

@@ -44,7 +44,7 @@ class Page {
     this.charts = new Charts();
     this.graphs = new Graphs(this.charts);
     this.mind = new Mind();
-    this.episodes = new EpisodeList();
+    this.episodes = new EpisodeList(() => this.watch?.gone());
     this.player = new Player({
       moment: (footage, t) => footage && this.#considered(footage, t),
       link: (replay, t) => replayHash(this.watch.id, replay, t),

@@ -38,6 +38,17 @@ export class SessionWatch {
     for (const key of ["history", "lists", "live", ...this.alarms]) clearNotice(key);
   }
 
+  /** Nothing more can be read of this session: said once, whichever request or connection finds it out first. */
+  gone(text = "The session was deleted, or its room has ended.") {
+    this.stopper.abort();
+    this.page.episodes.stop();
+    this.link?.close();
+    clearTimeout(this.patience);
+    byId("link-state").dataset.state = "ended";
+    setText(byId("link-text"), "ended");
+    notice("live", text, "warning");
+  }
+
   #clear() {
     this.page.charts.show([]);
     this.page.graphs.reset();
@@ -81,6 +92,8 @@ export class SessionWatch {
       if (key === "session" && failure.status === 404) {
         if (guestRoom() !== null) this.page.showEmpty("This room has ended", "Or it is not for this session. Leave the room to see what else there is.");
         else this.page.showEmpty("No such session", "It may have been deleted, or the link is not complete. Choose another one from the list.");
+      } else if (failure.status === 404) {
+        this.gone();
       } else {
         notice(key, `${what} ${failure.message}`);
         if (key === "session") this.patience = setTimeout(() => this.#start(), 3000);
@@ -112,7 +125,7 @@ export class SessionWatch {
     setText(byId("link-text"), over ? "ended" : text);
     if (state === "reconnecting" && !over) notice("live", "The connection to the server is lost. Trying again; what is shown may be old.", "warning");
     else clearNotice("live");
-    if (state === "ended" && !over) notice("live", text, "warning");
+    if (state === "ended" && !over) this.gone(text);
   }
 
   /** Readings up to `end` (RFC 3339, included) or all of them. */
