@@ -96,7 +96,13 @@ async def test_hostile_text_is_only_text(server: RunningServer, new_producer: Ne
     assert await page.locator("main img, nav img, .notices img").count() == 0
 
 
-async def test_unknown_session(server: RunningServer, open_page: OpenPage) -> None:
+async def test_unknown_session_and_one_that_waits(server: RunningServer, open_page: OpenPage) -> None:
     page = await open_page(f"{server.url}/#/session/nobody", expected="404")
     await expect(page.locator("#empty-title")).to_have_text("No such session")
     await expect(page.locator("#session")).to_be_hidden()
+    waiting = await server.storage.create_session(kind="managed", algorithm="PPO")
+    await page.goto(f"{server.url}/#/session/{waiting.session_id}")
+    await server.storage.update_session(waiting.session_id, wait_reason="no place is free")
+    await expect(page.locator("#session-reason")).to_have_text("no place is free")
+    await server.storage.update_session(waiting.session_id, status="starting")
+    await expect(page.locator("#session-reason")).to_be_hidden()

@@ -44,7 +44,7 @@ async def test_sessions_wait_for_a_free_place_in_order_of_priority(tmp_path: Pat
         high = await manager.create_session(endless(), priority=5)
         unwanted = await manager.create_session(endless())
         waits = await settled(manager, low, lambda record: record.wait_reason is not None)
-        assert waits.wait_reason == "max_concurrent_sessions: all 1 places are taken"
+        assert waits.wait_reason == "max_concurrent_sessions: 1 of 1 taken"
         assert [one["session_id"] for one in manager.get_queue()] == [high, low, unwanted]
         # A session that waits is gone at once; nothing was started for it.
         stopped = await manager.stop_session(unwanted)

@@ -84,8 +84,8 @@ def test_a_wrapper_with_broken_arguments() -> None:
 
 def test_requests_import_what_the_owner_allows() -> None:
     made = config("dict", wrappers=["ClipReward", "odd_envs:Halved"])
-    assert [field for field, _ in refused_code(made, ())] == ["gym_packages", "wrappers.1"]
-    assert refused_code(made, ["odd_envs"]) == []
+    assert [field for field, _ in refused_code(made.gym_packages, made.wrappers, ())] == ["gym_packages", "wrappers.1"]
+    assert refused_code(made.gym_packages, made.wrappers, ["odd_envs"]) == []
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ def test_what_does_not_fit_is_passed_by() -> None:
     assert made.start == ["small"]
     assert made.reasons == {"big": "max_total_parallel_episodes: 8 wanted, 6 of 10 free"}
     full = [Running(name, 0, 1) for name in ("a", "b", "c")]
-    assert plan([Waiting("next", 0, 1)], full, LIMITS).reasons == {
-        "next": "max_concurrent_sessions: all 3 places are taken"
-    }
+    assert plan([Waiting("next", 0, 1)], full, LIMITS).reasons == {"next": "max_concurrent_sessions: 3 of 3 taken"}
 
 
 def test_what_has_waited_long_keeps_its_place() -> None:

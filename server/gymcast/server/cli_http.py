@@ -50,7 +50,10 @@ class Server:
         assert parts.hostname is not None
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_SECONDS)
-        content = None if body is None else json.dumps(body).encode()
+        try:
+            content = None if body is None else json.dumps(body, allow_nan=False).encode()
+        except ValueError:
+            raise UserError("a value is NaN or infinite; give a number, or leave it out") from None
         headers = {"Accept": "application/json"}
         if content is not None:
             headers["Content-Type"] = "application/json"
@@ -83,9 +86,15 @@ class Server:
 def _refusal(server: str, status: int, answer: Any) -> str:
     if not isinstance(answer, dict):
         return f"{server} answered {status}"
-    lines = [str(answer.get("detail") or answer.get("title") or f"{server} answered {status}")]
-    each = [f"{item.get('pointer', '')}: {item.get('message', '')}" for item in answer.get("errors") or []]
-    lines += [f"  {text}" for text in each if text != lines[0]]
+    if errors := answer.get("errors"):
+        lines = ["the server refuses these values:", *(f"  {_named(item)}" for item in errors)]
+    else:
+        lines = [str(answer.get("detail") or answer.get("title") or f"{server} answered {status}")]
     if status == 401:
         lines.append("  Give it as GYMCAST_TOKEN (or --token).")
     return "\n".join(lines)
+
+
+def _named(error: dict[str, Any]) -> str:
+    name = str(error.get("pointer", "")).removeprefix("/").replace("/", ".")
+    return f"{name}: {error.get('message', '')}" if name else str(error.get("message", ""))

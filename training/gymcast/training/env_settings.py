@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
-
-if TYPE_CHECKING:
-    from gymcast.training.config import TrainingConfig
 
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)]
 
@@ -90,15 +87,15 @@ def problems_of_environment(env_id: str, settings: Mapping[str, Any]) -> list[tu
     return [(name, text) for name in ("gym_packages", "wrappers", "frame_stack") if settings.get(name)]
 
 
-def refused_code(config: TrainingConfig, allowed: Iterable[str]) -> list[tuple[str, str]]:
-    """``(field, text)`` for every module that ``config`` would import and that is not ``allowed``."""
+def refused_code(
+    packages: Iterable[str], wrappers: Iterable[WrapperConfig], allowed: Iterable[str]
+) -> list[tuple[str, str]]:
+    """``(field, text)`` for every module that these settings would import and that is not ``allowed``."""
     known = set(allowed)
     problems = [
-        ("gym_packages", f"{name} is not imported for requests: {_WHERE}")
-        for name in config.gym_packages
-        if name not in known
+        ("gym_packages", f"{name} is not imported for requests: {_WHERE}") for name in packages if name not in known
     ]
-    for number, wrapper in enumerate(config.wrappers):
+    for number, wrapper in enumerate(wrappers):
         module = wrapper.name.rpartition(":")[0]
         if module and module not in known:
             problems.append((f"wrappers.{number}", f"{wrapper.name} is not imported for requests: {_WHERE}"))

@@ -49,6 +49,15 @@ class EvaluationResult:
     mean_length: float
     seconds: float
 
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        games = f"{self.games:,} games"
+        if self.win_rate is not None:
+            games += f", {self.win_rate:.1f} % won ({self.ci_low:.1f} to {self.ci_high:.1f}), "
+            games += f"{self.losses:,} lost, {self.draws:,} drawn"
+        return f"{games}; mean return {self.mean_return:.4g}, mean length {self.mean_length:.4g}"
+
     def as_event(self) -> EvaluationData:
         """The result as an event."""
         return EvaluationData(**{name: value for name, value in vars(self).items() if name != "seconds"})

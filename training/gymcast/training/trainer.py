@@ -179,7 +179,8 @@ class Trainer:
                 evaluations=evaluations,
             )
             run_log.summarise(asdict(result))
-            log.info("%s: %s, %d timesteps, %d episodes", result.status, reason, result.timesteps, result.episodes)
+            done = f"{result.timesteps} timesteps, {result.episodes} episodes"
+            log.info("%s: %s, %s", result.status, result.reason, done)
             self.reports.status(result.status, "", result.reason)
             return result
 
@@ -342,7 +343,7 @@ class Trainer:
             except EvaluationStopped as stopped:
                 log.info("evaluation: %s", stopped)
                 break
-            log.info("evaluation against %s: %s", opponent or "the environment", result)
+            log.info("evaluation against %s: %s", opponent or "the environment", result.summary)
             self.reports.emit(result.as_event())
             for name in ("win_rate", "mean_return", "mean_length"):
                 if (value := getattr(result, name)) is not None:

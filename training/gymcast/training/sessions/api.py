@@ -157,8 +157,10 @@ class TrainingAPI:
             return made.to_json()
         managed = ManagedSession.model_validate(body)
         config = TrainingConfig.from_request(managed.config)
-        if self._packages is not None and (refused := refused_code(config, self._packages)):
-            raise ConfigError("code is not taken from requests", refused)
+        if self._packages is not None:
+            refused = refused_code(config.gym_packages, config.wrappers, self._packages)
+            if refused:
+                raise ConfigError("code is not taken from requests", refused)
         config = await asyncio.to_thread(known_game, config)
         session_id = await self._runs().create_session(
             config, priority=managed.priority, enable_spectators=managed.enable_spectators, repeat_key=repeat_key

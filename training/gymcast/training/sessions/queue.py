@@ -78,7 +78,8 @@ class _Free:
         """Which limit a session of ``lanes`` does not fit under."""
         limits = self.limits
         if self.places < 1:
-            return f"max_concurrent_sessions: all {limits.max_concurrent_sessions} places are taken"
+            most = limits.max_concurrent_sessions
+            return f"max_concurrent_sessions: {most} of {most} taken"
         return (
             f"max_total_parallel_episodes: {lanes} wanted, {max(0, self.lanes)} of"
             f" {limits.max_total_parallel_episodes} free"

@@ -47,9 +47,10 @@ export class Overview {
     this.#progress(info);
     const reason = byId("session-reason");
     // Why a training reached its end belongs to the line below the bar; anything else deserves a box.
-    reason.hidden = !info.reason || info.status === "completed";
+    const why = info.wait_reason ?? (info.status === "completed" ? null : info.reason);
+    reason.hidden = !why;
     reason.dataset.tone = tone(info.status);
-    setText(reason, info.reason ?? "");
+    setText(reason, why ?? "");
   }
 
   #progress(info) {
