@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from gymcast.training.sessions.batch.crew import Crew
 from gymcast.training.sessions.batch.handlers import HandlerCounts, Handlers
-from gymcast.training.sessions.batch.pilot import Pilot
 from gymcast.training.sessions.batch.play import FAILED, Played
 from gymcast.training.sessions.batch.setup import make_setup
 from gymcast.training.sessions.batch.state import Batch, ResultStream
@@ -23,7 +20,6 @@ from gymcast.training.sessions.batch.types import (
     BatchStatus,
     DuplicateBatchError,
     EpisodeResult,
-    EpisodeState,
     UnknownBatchError,
     check_episode_ids,
     check_id,
@@ -32,10 +28,6 @@ from gymcast.training.sessions.batch.types import (
     whole,
 )
 
-log = logging.getLogger(__name__)
-
-_FINISHED_KEPT: Final = 1000  # batches
-_PROGRESS_SECONDS: Final = 0.25
 _HANDLER_SECONDS: Final = 2.0  # at the end, for handlers to finish
 
 
@@ -69,15 +61,11 @@ class BatchEpisodeManager:
         self.episode_timeout = seconds("episode_timeout", episode_timeout)
         self.retry_delay = seconds("retry_delay", retry_delay)
         self._state = "new"
-        self._batches: OrderedDict[str, Batch] = OrderedDict()
-        self._pilots: list[Pilot] = []
-        self._idle: list[Pilot] = []
-        self._flights: set[asyncio.Task[None]] = set()
-        self._leader: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
         self._keys = itertools.count(1)
         self._handlers = Handlers("episode", "batch", "progress")
-        self._progress_at: dict[str, float] = {}
+        self._crew = Crew(
+            self.max_parallel_episodes, self.max_retries, self.episode_timeout, self.retry_delay, self._handlers
+        )
 
     async def start(self) -> None:
         """Begin, with a first worker ready.
@@ -87,29 +75,22 @@ class BatchEpisodeManager:
         if self._state != "new":
             raise BatchStateError(f"this manager is {self._state}: make another one.")
         self._state = "running"
-        first = self._new_pilot()
         try:
-            await first.greet()
+            await self._crew.start()
         except BatchStateError:
             self._state = "stopped"
             raise
-        self._idle.append(first)
-        self._leader = asyncio.create_task(self._lead(), name="batch-episodes")
 
     async def stop(self) -> None:
         """Cancel what is not over, end all workers, and let handlers finish. Doing it again does nothing."""
         if self._state != "running":
             return
         self._state = "stopped"
-        for batch in list(self._batches.values()):
+        for batch in list(self._crew.batches.values()):
             if not batch.ended.is_set():
                 batch.cancelled = True
-                self._end(batch, "cancelled")
-        tasks = [task for task in (self._leader, *self._flights) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(pilot.close(0.0 if pilot.batch else 1.0) for pilot in self._pilots))
+                self._crew.end(batch, "cancelled")
+        await self._crew.stop()
         await self._handlers.close(_HANDLER_SECONDS)
 
     async def __aenter__(self) -> Self:
@@ -195,15 +176,15 @@ class BatchEpisodeManager:
         self._check_new(batch_id)
         file = None if results_file is None else Path(results_file)
         parallel = max_parallel or self.max_parallel_episodes
-        batch = Batch(batch_id, ids, setup, room_code, parallel, keep_results, file, self._changed)
-        self._batches[batch_id] = batch
-        self._changed.set()
+        batch = Batch(batch_id, ids, setup, room_code, parallel, keep_results, file, self._crew.changed)
+        self._crew.batches[batch_id] = batch
+        self._crew.changed.set()
         return batch.status()
 
     def _check_new(self, batch_id: str) -> None:
         if self._state != "running":
             raise BatchStateError(f"this manager is {self._state}: submit batches between start() and stop().")
-        if check_id("batch_id", batch_id) in self._batches:
+        if check_id("batch_id", batch_id) in self._crew.batches:
             raise DuplicateBatchError(f"there is a batch {batch_id!r} already: give another batch_id.")
 
     async def wait_batch(self, batch_id: str) -> BatchStatus:
@@ -221,7 +202,7 @@ class BatchEpisodeManager:
         if batch.ended.is_set():
             raise BatchStateError(f"batch {batch_id!r} is over ({batch.state}).")
         batch.cancelled = True
-        self._end(batch, "cancelled")
+        self._crew.end(batch, "cancelled")
         return batch.status()
 
     async def cancel_episode(self, batch_id: str, episode_id: str) -> EpisodeResult:
@@ -234,10 +215,9 @@ class BatchEpisodeManager:
         if batch.is_over(number):
             raise BatchStateError(f"episode {episode_id!r} of batch {batch_id!r} is over.")
         result = batch.not_played(Played(number, FAILED, error="it was cancelled"), "cancelled", None)
-        self._episode_over(result)
-        self._results_taken(batch)
-        for pilot in batch.workers:
-            pilot.wake()
+        self._crew.episode_over(result)
+        self._crew.results_taken(batch)
+        batch.wake_workers()
         return result
 
     async def get_batch_status(self, batch_id: str) -> BatchStatus:
@@ -246,7 +226,7 @@ class BatchEpisodeManager:
 
     async def list_batches(self) -> list[BatchStatus]:
         """All batches that are known, the oldest first: those that are not over, and the last 1,000 that are."""
-        return [batch.status() for batch in self._batches.values()]
+        return [batch.status() for batch in self._crew.batches.values()]
 
     async def get_results(self, batch_id: str) -> list[EpisodeResult]:
         """The results of a batch that are kept in memory, in the order in which episodes ended."""
@@ -263,11 +243,11 @@ class BatchEpisodeManager:
         """Forget a batch that is over. Raises ``UnknownBatchError``, ``BatchStateError``."""
         if not self._batch(batch_id).ended.is_set():
             raise BatchStateError(f"batch {batch_id!r} is not over: cancel it first.")
-        del self._batches[batch_id]
+        del self._crew.batches[batch_id]
 
     def worker_pids(self) -> dict[int, int]:
         """Process ids of the workers that run, by their number."""
-        return {pilot.number: pid for pilot in self._pilots if (pid := pilot.worker.pid) is not None}
+        return self._crew.worker_pids()
 
     def register_episode_handler(self, handler: Callable[[EpisodeResult], Any]) -> None:
         """Have a function, or a coroutine function, called with the result of each episode."""
@@ -285,115 +265,8 @@ class BatchEpisodeManager:
         """What became of the events of each handler."""
         return self._handlers.counts()
 
-    # ----------------------------------------------------------------------------------------- what pilots tell it
-
-    def _episode_over(self, result: EpisodeResult) -> None:
-        self._handlers.emit("episode", result)
-
-    def _batch_begun(self, batch: Batch) -> None:
-        self._handlers.emit("batch", batch.status())
-
-    def _results_taken(self, batch: Batch) -> None:
-        """Some episodes are over: tell how far the batch is, and end it when there are no more."""
-        if batch.ended.is_set():
-            return
-        if batch.error is not None:
-            self._end(batch, "cancelled")
-        elif batch.over == len(batch.ids):
-            self._close(batch)
-        elif self._handlers.wanted("progress"):
-            now = time.monotonic()
-            if now - self._progress_at.get(batch.batch_id, 0.0) >= _PROGRESS_SECONDS:
-                self._progress_at[batch.batch_id] = now
-                self._handlers.emit("progress", batch.status())
-
-    def _fail_batch(self, batch: Batch, reason: str, trace: str) -> None:
-        """A batch that cannot be played at all: its environment or policy cannot be had."""
-        if not batch.ended.is_set() and batch.error is None:
-            batch.error = reason
-            log.error("batch %s cannot be played: %s%s", batch.batch_id, reason, f"\n{trace}" if trace else "")
-            self._end(batch, "failed")
-
-    def _end(self, batch: Batch, state: EpisodeState) -> None:
-        """Nothing of a batch is played any more: what is not over is counted as ``state``, without a result each."""
-        batch.end_rest(state)
-        self._close(batch)
-
-    def _close(self, batch: Batch) -> None:
-        if batch.ended.is_set():
-            return
-        batch.close()
-        self._progress_at.pop(batch.batch_id, None)
-        status = batch.status()
-        self._handlers.emit("progress", status)
-        self._handlers.emit("batch", status)
-        for pilot in batch.workers:
-            pilot.wake()
-        over = [known for known in self._batches.values() if known.ended.is_set()]
-        for old in over[: max(0, len(over) - _FINISHED_KEPT)]:
-            del self._batches[old.batch_id]
-        self._changed.set()
-
-    # --------------------------------------------------------------------------------------------- who plays what
-
-    def _is_others_turn(self, batch: Batch) -> bool:
-        """Whether another batch has fewer workers than this one and could use one, when all are busy."""
-        if len(self._batches) == 1 or self._idle or len(self._pilots) < self.max_parallel_episodes:
-            return False
-        return any(
-            len(other.workers) < min(len(batch.workers), other.max_parallel) and other.has_waiting
-            for other in self._batches.values()
-            if other is not batch
-        )
-
-    async def _lead(self) -> None:
-        """Hand batches to idle pilots, for as long as the manager runs."""
-        while True:
-            self._changed.clear()
-            while (batch := self._neediest()) is not None:
-                if not self._idle and len(self._pilots) >= self.max_parallel_episodes:
-                    break
-                pilot = self._idle.pop() if self._idle else self._new_pilot()
-                batch.workers.add(pilot)
-                batch.coming.add(pilot)
-                flight = asyncio.create_task(self._fly(pilot, batch), name=f"pilot-{pilot.number}")
-                self._flights.add(flight)
-                flight.add_done_callback(self._flights.discard)
-            due = min((b.next_due for b in self._batches.values() if b.next_due is not None), default=None)
-            try:
-                async with asyncio.timeout(None if due is None else max(0.0, due - time.monotonic())):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-
-    def _neediest(self) -> Batch | None:
-        """The batch that should have the next worker: the one with fewest; of those the one that waited longest."""
-        able = [
-            batch
-            for batch in self._batches.values()
-            if len(batch.workers) < batch.max_parallel and batch.has_waiting and batch.waiting > len(batch.coming)
-        ]
-        return min(able, key=lambda batch: (len(batch.workers), batch.served_at), default=None)
-
-    async def _fly(self, pilot: Pilot, batch: Batch) -> None:
-        try:
-            await pilot.serve(batch)
-        except Exception as error:
-            log.exception("worker %d", pilot.number)
-            self._fail_batch(batch, f"internal error: {type(error).__name__}: {error}", "")
-        finally:
-            batch.workers.discard(pilot)
-            batch.coming.discard(pilot)
-            self._idle.append(pilot)
-            self._changed.set()
-
-    def _new_pilot(self) -> Pilot:
-        pilot = Pilot(self, len(self._pilots))
-        self._pilots.append(pilot)
-        return pilot
-
     def _batch(self, batch_id: str) -> Batch:
         try:
-            return self._batches[batch_id]
+            return self._crew.batches[batch_id]
         except (KeyError, TypeError):
             raise UnknownBatchError(f"there is no batch {batch_id!r}") from None

@@ -9,16 +9,13 @@ import math
 import random
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from gymcast.envs.channel import ChannelClosed
 from gymcast.training.sessions.batch.play import DROPPED, FINISHED, Played
 from gymcast.training.sessions.batch.state import Batch
-from gymcast.training.sessions.batch.types import BatchStateError
+from gymcast.training.sessions.batch.types import BatchStateError, EpisodeResult
 from gymcast.training.sessions.batch.worker import EpisodeWorker, WorkerDown
-
-if TYPE_CHECKING:
-    from gymcast.training.sessions.batch.manager import BatchEpisodeManager
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +27,36 @@ _DROP_SECONDS: Final = 0.5  # for a worker to notice that everything is dropped
 _LONGEST_DELAY: Final = 100.0  # seconds, of a retry
 
 
+class Tower(Protocol):
+    """Who sends pilots out and hears from them."""
+
+    max_parallel_episodes: int
+    max_retries: int
+    episode_timeout: float
+    retry_delay: float
+
+    def batch_begun(self, batch: Batch) -> None:
+        """The first episodes of a batch are on their way."""
+
+    def episode_over(self, result: EpisodeResult) -> None:
+        """An episode has its result."""
+
+    def results_taken(self, batch: Batch) -> None:
+        """Some episodes of a batch are over."""
+
+    def fail_batch(self, batch: Batch, reason: str, trace: str) -> None:
+        """A batch cannot be played at all."""
+
+    def is_others_turn(self, batch: Batch) -> bool:
+        """Whether a pilot of this batch is to leave it to another one."""
+        ...
+
+
 class Pilot:
     """Leads worker ``number``."""
 
-    def __init__(self, manager: BatchEpisodeManager, number: int) -> None:
-        self._manager, self.number = manager, number
+    def __init__(self, tower: Tower, number: int) -> None:
+        self._tower, self.number = tower, number
         self.worker = EpisodeWorker(number)
         self.batch: Batch | None = None
         self.restarts = 0
@@ -104,13 +126,13 @@ class Pilot:
             if batch.ended.is_set() or time.monotonic() >= deadline:
                 reason = f"making the environment took longer than {_SETUP_SECONDS:g} s"
                 failure = await asyncio.to_thread(worker.hangs, reason)
-                self._manager._fail_batch(batch, failure.reason, failure.traceback)
+                self._tower.fail_batch(batch, failure.reason, failure.traceback)
                 return False
         if said[0] == "ready":
             worker.note_setup(key)
             batch.lanes, batch.prepared = said[1], True
             return True
-        self._manager._fail_batch(batch, said[1], said[2])
+        self._tower.fail_batch(batch, said[1], said[2])
         return False
 
     async def _died(self, batch: Batch, error: Exception) -> None:
@@ -129,16 +151,16 @@ class Pilot:
         if batch.ended.is_set():
             return
         self._quiet_deaths = 0 if suspects else self._quiet_deaths + 1
-        if not suspects and self._quiet_deaths > self._manager.max_retries:
+        if not suspects and self._quiet_deaths > self._tower.max_retries:
             if not self._sent:
-                self._manager._fail_batch(batch, reason, trace)
+                self._tower.fail_batch(batch, reason, trace)
                 return
             suspects = [next(iter(self._sent))]
         for number in suspects:
             self._sent.pop(number, None)
             self._attempt_failed(batch, Played(number, 1, error=reason, traceback=trace or None))
         if not suspects:
-            await asyncio.sleep(random.uniform(0, self._manager.retry_delay))
+            await asyncio.sleep(random.uniform(0, self._tower.retry_delay))
 
     # ----------------------------------------------------------------------------------------------------- playing
 
@@ -148,7 +170,7 @@ class Pilot:
             if self._wants_drop(batch):
                 await self._drop(batch, [])
                 return
-            if not batch.ended.is_set() and not self._manager._is_others_turn(batch):
+            if not batch.ended.is_set() and not self._tower.is_others_turn(batch):
                 self._send_more(batch)
             batch.coming.discard(self)
             if not sent:
@@ -161,7 +183,7 @@ class Pilot:
 
     @property
     def _timeout(self) -> float:
-        return self._manager.episode_timeout
+        return self._tower.episode_timeout
 
     def _patience(self) -> float:
         """Seconds until an episode that runs now has lasted too long."""
@@ -187,7 +209,7 @@ class Pilot:
         if self._alone or len(sent) > ahead // 2:
             return
         # Everyone gets a share of what is left, so that all end at about the same time.
-        hands = max(1, min(batch.max_parallel, self._manager.max_parallel_episodes))
+        hands = max(1, min(batch.max_parallel, self._tower.max_parallel_episodes))
         fair = math.ceil(batch.waiting / (2 * hands)) if batch.waiting > hands else 1
         most = min(ahead, max(fair, min(lanes, math.ceil(batch.waiting / hands))))
         numbers = batch.take(most - len(sent)) if most > len(sent) else []
@@ -200,14 +222,14 @@ class Pilot:
             self._alone = True
         if batch.started_at is None:
             batch.started_at = time.monotonic()
-            self._manager._batch_begun(batch)
+            self._tower.batch_begun(batch)
         sent.update(dict.fromkeys(numbers))
         episodes = [(number, batch.ids[number]) for number in numbers]
         self.worker.put("play", self.worker.board.generation, batch.setup.key, episodes)
 
     def _take(self, batch: Batch, results: Iterable[Played]) -> None:
         """Take what the worker says it has played."""
-        manager, number_of_worker = self._manager, self.number
+        tower, number_of_worker = self._tower, self.number
         spent, count = 0.0, 0
         for said in results:
             if said.number not in self._sent:
@@ -221,28 +243,28 @@ class Pilot:
             self._quiet_deaths = 0
             if said.kind == FINISHED:
                 spent, count = spent + said.seconds, count + 1
-                manager._episode_over(batch.played(said, number_of_worker))
+                tower.episode_over(batch.played(said, number_of_worker))
             else:
                 self._attempt_failed(batch, said)
         if count:
             mean = spent / count / batch.lanes
             before = batch.episode_seconds
             batch.episode_seconds = mean if before is None else 0.8 * before + 0.2 * mean
-        manager._results_taken(batch)
+        tower.results_taken(batch)
 
     def _attempt_failed(self, batch: Batch, said: Played) -> None:
         """Count a failed attempt; try again later, or give up."""
         self._alone = False
         if batch.is_over(said.number):
             return
-        manager = self._manager
+        tower = self._tower
         attempts = batch.attempt(said.number)
-        if attempts > manager.max_retries:
-            manager._episode_over(batch.not_played(said, "failed", self.number))
-            manager._results_taken(batch)
+        if attempts > tower.max_retries:
+            tower.episode_over(batch.not_played(said, "failed", self.number))
+            tower.results_taken(batch)
             return
         # Exponential backoff with full jitter.
-        longest = min(_LONGEST_DELAY, manager.retry_delay * 2 ** (attempts - 1))
+        longest = min(_LONGEST_DELAY, tower.retry_delay * 2 ** (attempts - 1))
         batch.try_later(said.number, random.uniform(0.0, longest))
 
     async def _drop(self, batch: Batch, late: list[int]) -> None:

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, Protocol, TextIO
 
 import cloudpickle
 
@@ -27,9 +27,6 @@ from gymcast.training.sessions.batch.types import (
     Outcome,
     UnknownEpisodeError,
 )
-
-if TYPE_CHECKING:
-    from gymcast.training.sessions.batch.pilot import Pilot
 
 WAITING, OVER = 0, 1
 _STREAMED: Final = 1000  # results that wait for the reader of a stream; then the batch pauses
@@ -88,6 +85,17 @@ class ResultStream:
         return result
 
 
+class Player(Protocol):
+    """Who plays episodes of a batch."""
+
+    def playing(self, batch: Batch) -> int:
+        """How many it plays now."""
+        ...
+
+    def wake(self) -> None:
+        """Look again at what is to be done."""
+
+
 class Batch:
     """The episodes of one batch. Its methods are called in the event loop of its manager only."""
 
@@ -112,9 +120,9 @@ class Batch:
         self.lanes = setup.lanes
         """Episodes that a worker plays side by side: 1 for policies that play alone."""
         self.pickled_setup: bytes = cloudpickle.dumps(setup)
-        self.workers: set[Pilot] = set()
-        """Pilots that play it now."""
-        self.coming: set[Pilot] = set()
+        self.workers: set[Player] = set()
+        """Who plays it now."""
+        self.coming: set[Player] = set()
         """Those of them that have not begun yet."""
         self.served_at = time.monotonic()
         """When a worker last began with it; at first when it was submitted."""
@@ -154,7 +162,12 @@ class Batch:
     @property
     def running(self) -> int:
         """Episodes that workers play now."""
-        return sum(pilot.playing(self) for pilot in self.workers)
+        return sum(player.playing(self) for player in self.workers)
+
+    def wake_workers(self) -> None:
+        """Something was cancelled: what is played may be of no use any more."""
+        for player in self.workers:
+            player.wake()
 
     @property
     def has_waiting(self) -> bool:
