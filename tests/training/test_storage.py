@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -285,27 +287,43 @@ async def test_delete_takes_everything_along(storage: Storage) -> None:
 
 async def test_rollups_equal_the_raw_readings(storage: Storage) -> None:
     session_id = await external(storage)
-    # Unordered, uneven, over several days: every level of the rollup is used.
-    seconds = [(number * 7919) % 400_000 / 1.7 for number in range(600)]
-    for start in range(0, 600, 300):
-        await storage.add_data(session_id, [reading(n, seconds[n]) for n in range(start, start + 300)])
-    at = [str(_text(second)) for second in seconds]
-    for points in (1, 7, 100, 500):
-        buckets = await storage.history(
-            session_id, HistoryRange(), points=points, metrics=["current_reward"], max_raw_rows=100
-        )
-        assert 1 <= len(buckets) <= points
-        values = [bucket["metrics"]["current_reward"] for bucket in buckets]
-        assert sum(value["count"] for value in values) == sum(bucket["count"] for bucket in buckets) == 600
-        assert min(value["min"] for value in values) == 0.0
-        assert max(value["max"] for value in values) == 599.0
-        assert sum(value["mean"] * value["count"] for value in values) == pytest.approx(sum(range(600)))
+    # Unordered, uneven, over several days: every level of the rollup is used. Metrics come and go, some are a tail.
+    chance = random.Random(7)
+    sent = []
+    for number in range(600):
+        values = {"win_rate": chance.choice([None, 0.0, 62.5])}
+        extra = {name: chance.choice([None, chance.uniform(-9, 9)]) for name in "abc" if chance.random() < 0.4}
+        sent.append(reading(number, (number * 7919) % 400_000 / 1.7, extra=extra, **values))
+    for start, end in ((0, 300), (300, 570), (570, 600)):
+        await storage.add_data(session_id, sent[start:end])
+    numbers = [(rfc3339(to_us(one.timestamp)), rollups.metric_values(one.__dict__)) for one in sent]
+    for points, chosen in ((1, None), (7, ["b", "current_reward", "none"]), (100, ["win_rate"]), (500, None)):
+        buckets = await storage.history(session_id, HistoryRange(), points=points, metrics=chosen, max_raw_rows=100)
+        assert 1 <= len(buckets) <= points and sum(bucket["count"] for bucket in buckets) == 600
         times = [(bucket["timestamp"], bucket["end"]) for bucket in buckets]
         assert times == sorted(times)
         assert all(left[1] <= right[0] for left, right in pairwise(times))
-        for bucket, value in zip(buckets, values, strict=True):
-            inside = [n for n, text in enumerate(at) if bucket["timestamp"] <= text < bucket["end"]]
-            assert (len(inside), min(inside), max(inside)) == (value["count"], value["min"], value["max"])
+        for bucket in buckets:
+            inside = [values for at, values in numbers if bucket["timestamp"] <= str(at) < bucket["end"]]
+            assert bucket["count"] == len(inside)
+            names = {name for values in inside for name in values if chosen is None or name in chosen}
+            assert bucket["metrics"].keys() == names
+            for name in names:
+                mine = [values[name] for values in inside if name in values]
+                found = bucket["metrics"][name]
+                assert (found["count"], found["min"], found["max"]) == (len(mine), min(mine), max(mine))
+                assert found["mean"] == pytest.approx(sum(mine) / len(mine), abs=1e-9)
+
+
+async def test_sums_of_huge_readings_stay_finite(storage: Storage) -> None:
+    session_id = await external(storage)
+    huge = [1.7e308 * (-1) ** number for number in range(64)]
+    for part in (huge, huge[:3]):
+        await storage.add_data(session_id, [reading(1, extra={"x": value}) for value in part])
+    (bucket,) = await storage.history(session_id, HistoryRange(), points=1, max_raw_rows=0)
+    found = bucket["metrics"]["x"]
+    assert (found["count"], found["min"], found["max"]) == (67, -1.7e308, 1.7e308)
+    assert math.isfinite(found["mean"])
 
 
 async def test_readings_that_come_one_by_one_are_in_the_history_before_and_after_they_are_summed_up(
@@ -344,10 +362,6 @@ async def test_readings_that_come_one_by_one_are_in_the_history_before_and_after
         assert not await again._database.read(rollups.sessions_with_tails)
         buckets = await again.history(session_id, HistoryRange(), points=10, max_raw_rows=0)
         assert sum(bucket["count"] for bucket in buckets) == 201
-
-
-def _text(seconds: float) -> str | None:
-    return rfc3339(to_us(START + timedelta(seconds=seconds)))
 
 
 async def test_time_before_1970_and_one_point(storage: Storage) -> None:

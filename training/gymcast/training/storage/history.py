@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
+import numpy as np
 import sqlalchemy as sa
 
 from . import cursors
-from .ids import rfc3339
+from .ids import rfc3339, rfc3339_all
 from .records import Page
-from .rollups import WIDTHS_S, Sums, add_sums, add_value, metric_values, tail
+from .rollups import WIDTHS_S, blocks_of_values, metric_values, tail
 from .schema import decisions, graph_points, graphs, metric_rollups, metrics, sessions
+from .sums import Buckets, merged
 
 MAX_POINTS: Final = 2_000
+_ENDS: Final = (sa.func.min, sa.func.max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +93,28 @@ def buckets(
     few = points if span >= points * finest else max(points, max_raw_rows)
     conditions = wanted.conditions(session_id)
     if not pruned and _at_most(connection, wanted, session_id, few):
-        found = connection.execute(sa.select(metrics.c.ts_us, metrics.c.data).where(*conditions))
-        return _from_readings(found.all(), first, -(-span // points), names)
+        found = connection.execute(sa.select(metrics.c.ts_us, metrics.c.data).where(*conditions)).all()
+        readings = blocks_of_values((ts_us, metric_values(data)) for ts_us, data in found)
+        return _joined(readings, first, -(-span // points), 1, names)
     width_s = max((width for width in WIDTHS_S if width * 1_000_000 * points <= span), default=WIDTHS_S[0])
     first_bucket, last_bucket = first // (width_s * 1_000_000), last // (width_s * 1_000_000)
     table = metric_rollups
-    found = connection.execute(
-        sa.select(table.c.bucket, table.c.rows, table.c.data).where(
+    stored = connection.execute(
+        sa.select(table.c.bucket, table.c.rows, table.c.names, table.c.sums)
+        .where(
             table.c.session_id == session_id,
             table.c.width_s == width_s,
             table.c.bucket.between(first_bucket, last_bucket),
         )
-    )
+        .order_by(table.c.bucket)
+    ).all()
+    parts = [*Buckets.of_rows(stored), *_tail(connection, session_id, width_s, first_bucket, last_bucket)]
     joined = -(-(last_bucket - first_bucket + 1) // points)
-    rows = [*found.all(), *_tail_buckets(connection, session_id, width_s, first_bucket, last_bucket)]
-    return _from_rollups(rows, width_s, first_bucket, joined, names)
+    return _joined(parts, first_bucket, joined, width_s * 1_000_000, names)
 
 
 def _extent(connection: sa.Connection, session_id: str, wanted: HistoryRange) -> tuple[int, int, bool] | None:
     """Times of the first and the last reading of the range, and whether rollups are all that is left of some."""
-    here = wanted.conditions(session_id)
-    # One by one: only so are they looked up at the ends of an index.
-    first = connection.scalar(sa.select(sa.func.min(metrics.c.ts_us)).where(*here))
-    last = connection.scalar(sa.select(sa.func.max(metrics.c.ts_us)).where(*here))
-    if wanted.first_episode is not None or wanted.last_episode is not None:
-        return None if first is None or last is None else (first, last, False)
     width = WIDTHS_S[0] * 1_000_000
     bucket = metric_rollups.c.bucket
     rolled = [metric_rollups.c.session_id == session_id, metric_rollups.c.width_s == WIDTHS_S[0]]
@@ -121,13 +122,17 @@ def _extent(connection: sa.Connection, session_id: str, wanted: HistoryRange) ->
         rolled.append(bucket >= -(-wanted.start_us // width))  # only whole ones
     if wanted.end_us is not None:
         rolled.append(bucket <= wanted.end_us // width)
-    oldest = connection.scalar(sa.select(sa.func.min(bucket)).where(*rolled))
-    if oldest is None or (first is not None and first // width <= oldest):
-        return None if first is None or last is None else (first, last, False)
-    if last is None:
-        newest = connection.scalar(sa.select(sa.func.max(bucket)).where(*rolled))
-        last = (oldest if newest is None else newest) * width + width - 1
-    return oldest * width, last, True
+    # Each a query of its own within one: only so are they looked up at the ends of an index.
+    first, last, oldest, newest = connection.execute(
+        sa.select(
+            *(sa.select(end(metrics.c.ts_us)).where(*wanted.conditions(session_id)).scalar_subquery() for end in _ENDS),
+            *(sa.select(end(bucket)).where(*rolled).scalar_subquery() for end in _ENDS),
+        )
+    ).one()
+    episodes = wanted.first_episode is not None or wanted.last_episode is not None
+    if episodes or oldest is None or (first is not None and first // width <= oldest):
+        return None if first is None else (first, last, False)
+    return oldest * width, newest * width + width - 1 if last is None else last, True
 
 
 def _at_most(connection: sa.Connection, wanted: HistoryRange, session_id: str, count: int) -> bool:
@@ -138,65 +143,52 @@ def _at_most(connection: sa.Connection, wanted: HistoryRange, session_id: str, c
     return (connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0) <= count
 
 
-def _tail_buckets(
+def _tail(
     connection: sa.Connection, session_id: str, width_s: int, first_bucket: int, last_bucket: int
-) -> list[tuple[int, int, Sums]]:
-    """What the rollups do not hold yet, as rows of them."""
+) -> Iterator[Buckets]:
+    """What the rollups do not hold yet, in such buckets."""
     if not connection.scalar(sa.select(sessions.c.unrolled).where(sessions.c.session_id == session_id)):
-        return []
-    found: list[tuple[int, int, Sums]] = []
-    for _, ts_us, data in tail(connection, session_id):
-        bucket = ts_us // (width_s * 1_000_000)
-        if first_bucket <= bucket <= last_bucket:
-            sums: Sums = {}
-            for name, value in metric_values(data).items():
-                add_value(sums, name, value)
-            found.append((bucket, 1, sums))
-    return found
+        return
+    rows = tail(connection, session_id)
+    for readings in blocks_of_values((row.ts_us, metric_values(row.data)) for row in rows):
+        part = readings.joined(readings.numbers // (width_s * 1_000_000))
+        yield part.where((part.numbers >= first_bucket) & (part.numbers <= last_bucket))
 
 
-def _from_readings(
-    rows: Iterable[Sequence[Any]], first: int, width: int, names: frozenset[str] | None
+def _joined(
+    parts: Iterable[Buckets], first: int, joined: int, width_us: int, names: frozenset[str] | None
 ) -> list[dict[str, Any]]:
-    found: dict[int, tuple[int, Sums]] = {}
-    for ts_us, data in rows:
-        index = (ts_us - first) // width
-        count, sums = found.get(index, (0, {}))
-        for name, value in metric_values(data).items():
-            if names is None or name in names:
-                add_value(sums, name, value)
-        found[index] = (count + 1, sums)
-    return [_bucket(first + index * width, width, *found[index]) for index in sorted(found)]
+    """Every ``joined`` buckets, counted from ``first`` and ``width_us`` wide, as one."""
+    wide = []
+    for part in parts:
+        wanted = part if names is None else part.only(names)
+        if len(wanted.numbers):
+            wide.append(wanted.joined((wanted.numbers - first) // joined))
+    found = sorted((bucket for part in merged(wide) for bucket in _described(part)), key=itemgetter(0))
+    starts = np.array([(first + place * joined) * width_us for place, _, _ in found], np.int64)
+    ends = rfc3339_all(starts + joined * width_us)
+    return [
+        {"timestamp": start, "end": end, "count": rows, "metrics": values}
+        for start, end, (_, rows, values) in zip(rfc3339_all(starts), ends, found, strict=True)
+    ]
 
 
-def _from_rollups(
-    rows: Iterable[Sequence[Any]], width_s: int, first_bucket: int, joined: int, names: frozenset[str] | None
-) -> list[dict[str, Any]]:
-    """Join every ``joined`` buckets of the rollup, counted from ``first_bucket``, into one."""
-    found: dict[int, tuple[int, Sums]] = {}
-    for bucket, rows_in_bucket, data in rows:
-        wanted = data if names is None else {name: entry for name, entry in data.items() if name in names}
-        index = (bucket - first_bucket) // joined
-        held = found.get(index)
-        if held is None:
-            found[index] = (rows_in_bucket, wanted)  # as it was read; what is joined to it is added there
-        else:
-            add_sums(held[1], wanted)
-            found[index] = (held[0] + rows_in_bucket, held[1])
-    width = width_s * 1_000_000
-    return [_bucket((first_bucket + index * joined) * width, joined * width, *found[index]) for index in sorted(found)]
-
-
-def _bucket(start_us: int, width: int, rows: int, sums: Sums) -> dict[str, Any]:
-    return {
-        "timestamp": rfc3339(start_us),
-        "end": rfc3339(start_us + width),
-        "count": rows,
-        "metrics": {
-            name: {"min": low, "max": high, "mean": total / count, "count": int(count)}
-            for name, (count, low, high, total) in sums.items()
-        },
-    }
+def _described(part: Buckets) -> Iterator[tuple[int, int, dict[str, dict[str, float]]]]:
+    """Number, readings and metrics of each bucket."""
+    counts, lows, highs, totals = np.moveaxis(part.sums, 2, 0)
+    with np.errstate(invalid="ignore"):
+        means = totals / counts
+    columns = lows.tolist(), highs.tolist(), means.tolist(), counts.astype(np.int64).tolist()
+    for number, rows, *values in zip(part.numbers.tolist(), part.rows.tolist(), *columns, strict=True):
+        yield (
+            number,
+            rows,
+            {
+                name: {"min": low, "max": high, "mean": mean, "count": count}
+                for name, low, high, mean, count in zip(part.names, *values, strict=True)
+                if count
+            },
+        )
 
 
 def graph_list(connection: sa.Connection, session_id: str, wanted: HistoryRange) -> list[dict[str, Any]]:

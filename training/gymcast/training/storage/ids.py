@@ -8,6 +8,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RANDOM_BITS: Final = 80
@@ -46,3 +49,9 @@ def from_us(value: int) -> datetime:
 def rfc3339(value: int | None) -> str | None:
     """RFC 3339 text in UTC, such as ``2026-01-02T03:04:05.678901Z``; texts sort as times. ``None`` stays ``None``."""
     return None if value is None else from_us(value).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def rfc3339_all(values: NDArray[np.int64]) -> list[str]:
+    """As :func:`rfc3339`, of many."""
+    held = np.clip(values, _EARLIEST, _LATEST).astype("datetime64[us]")
+    return [text + "Z" for text in np.datetime_as_string(held, unit="us").tolist()]

@@ -7,22 +7,19 @@ up together later; a history adds the tail itself. What a rollup holds and what 
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final
 
-import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 
 from gymcast.training.events import TrainingMetricsData
 
 from .bulk import insert_rows
-from .records import to_json_text
 from .schema import metric_rollups, metrics, sessions
+from .sums import Buckets, Sums, add_sums, names_text, pack, unpack
 
 # Seconds. Four to one: a history of n points reads at most 4 n rows of the widest level that is still fine enough.
 WIDTHS_S: Final = (10, 40, 160, 640, 2_560, 10_240, 40_960)
@@ -31,60 +28,9 @@ BULK: Final = 50
 # What is summed up of a tail in one transaction.
 TAIL_ROWS: Final = 2_000
 
-# metric -> [count, min, max, sum]
-Sums = dict[str, list[float]]
-
 _OTHERS: Final = frozenset({"timestamp", "algorithm", "extra"})
 _FIELDS: Final = tuple(name for name in TrainingMetricsData.model_fields if name not in _OTHERS)
 _NUMBERS: Final = attrgetter(*_FIELDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Readings with the same metrics: ``times`` int64 [n] in microseconds, ``values`` float64 [n, len(names)].
-
-    NaN stands for a metric without a value.
-    """
-
-    names: tuple[str, ...]
-    times: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-
-def add_value(sums: Sums, name: str, value: float) -> None:
-    """Count one reading in."""
-    entry = sums.get(name)
-    if entry is None:
-        sums[name] = [1, value, value, value]
-    else:
-        entry[0] += 1
-        if value < entry[1]:
-            entry[1] = value
-        if value > entry[2]:
-            entry[2] = value
-        entry[3] = _within(entry[3] + value)
-
-
-def add_sums(into: Sums, other: Mapping[str, Sequence[float]]) -> None:
-    """Add the sums of another bucket."""
-    for name, (count, low, high, total) in other.items():
-        entry = into.get(name)
-        if entry is None:
-            into[name] = [count, low, high, total]
-        else:
-            entry[0] += count
-            if low < entry[1]:
-                entry[1] = low
-            if high > entry[2]:
-                entry[2] = high
-            entry[3] = _within(entry[3] + total)
-
-
-def _within(total: float) -> float:
-    """A sum of huge readings, held where JSON can say it."""
-    if -sys.float_info.max <= total <= sys.float_info.max:
-        return total
-    return sys.float_info.max if total > 0 else -sys.float_info.max
 
 
 def metric_values(data: Mapping[str, Any]) -> dict[str, float]:
@@ -95,98 +41,60 @@ def metric_values(data: Mapping[str, Any]) -> dict[str, float]:
     return values
 
 
-def blocks_of(times: Sequence[int], readings: Sequence[TrainingMetricsData]) -> list[Block]:
-    """Readings as they are about to be stored, by their set of extra metrics."""
+def blocks_of(times: Sequence[int], readings: Sequence[TrainingMetricsData]) -> list[Buckets]:
+    """Readings as they are about to be stored, each a bucket of its own, by their set of extra metrics."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, reading in enumerate(readings):
         groups[tuple(reading.extra)].append(place)
     found = []
     for extra, places in groups.items():
         mine = [readings[place] for place in places]
+        at = [times[place] for place in places]
         if _OTHERS.isdisjoint(extra) and not set(extra) & set(_FIELDS):
-            # None becomes NaN.
             rows = [(*_NUMBERS(reading), *reading.extra.values()) for reading in mine]
-            at = np.array([times[place] for place in places], np.int64)
-            found.append(Block((*_FIELDS, *extra), at, np.array(rows, np.float64)))
+            found.append(Buckets.of_readings((*_FIELDS, *extra), at, rows))
         else:
-            found += blocks_of_values([(times[place], metric_values(readings[place].__dict__)) for place in places])
+            values = (metric_values(reading.__dict__) for reading in mine)
+            found += blocks_of_values(zip(at, values, strict=True))
     return found
 
 
-def blocks_of_values(readings: Iterable[tuple[int, Mapping[str, float]]]) -> list[Block]:
-    """``(ts_us, values by name)`` readings, by their set of metrics."""
-    groups: dict[tuple[str, ...], list[tuple[int, Mapping[str, float]]]] = defaultdict(list)
-    for reading in readings:
-        groups[tuple(reading[1])].append(reading)
-    return [
-        Block(
-            names,
-            np.array([ts_us for ts_us, _ in rows], np.int64),
-            np.array([[*values.values()] for _, values in rows], np.float64).reshape(len(rows), len(names)),
-        )
-        for names, rows in groups.items()
-    ]
+def blocks_of_values(readings: Iterable[tuple[int, Mapping[str, float]]]) -> list[Buckets]:
+    """``(ts_us, values by name)`` readings, each a bucket of its own, by their set of metrics."""
+    groups: dict[tuple[str, ...], tuple[list[int], list[list[float]]]] = defaultdict(lambda: ([], []))
+    for ts_us, values in readings:
+        times, rows = groups[tuple(values)]
+        times.append(ts_us)
+        rows.append([*values.values()])
+    return [Buckets.of_readings(names, times, rows) for names, (times, rows) in groups.items()]
 
 
-def add_blocks(connection: sa.Connection, session_id: str, blocks: Iterable[Block]) -> None:
+def add_blocks(connection: sa.Connection, session_id: str, blocks: Sequence[Buckets]) -> None:
     """Count readings into every level. The caller holds the session's row lock."""
-    fresh: dict[tuple[int, int], tuple[int, Sums]] = {}
-    for block in blocks:
-        for key, (rows, sums) in _levels(block).items():
-            held_rows, held = fresh.get(key, (0, {}))
-            add_sums(held, sums)
-            fresh[key] = (held_rows + rows, held)
-    if fresh:
-        _merge(connection, session_id, fresh)
-
-
-def _levels(block: Block) -> dict[tuple[int, int], tuple[int, Sums]]:
-    order = np.argsort(block.times, kind="stable")
-    buckets = block.times[order] // (WIDTHS_S[0] * 1_000_000)
-    values = block.values[order]
-    known = ~np.isnan(values)
-    rows = np.ones(len(buckets), np.int64)
-    state = (rows, known.astype(np.int64), values, values, np.where(known, values, 0.0))
-    found: dict[tuple[int, int], tuple[int, Sums]] = {}
-    factor = 1
-    for width in WIDTHS_S:
-        buckets = buckets // factor
-        starts = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]])
-        with np.errstate(over="ignore"):
-            state = (
-                np.add.reduceat(state[0], starts),
-                np.add.reduceat(state[1], starts),
-                np.fmin.reduceat(state[2], starts),
-                np.fmax.reduceat(state[3], starts),
-                np.add.reduceat(state[4], starts),
-            )
-        buckets = buckets[starts]
-        state = (*state[:4], np.clip(state[4], -sys.float_info.max, sys.float_info.max))
-        for bucket, count, *columns in zip(buckets.tolist(), *(part.tolist() for part in state), strict=True):
-            sums = {name: list(entry) for name, *entry in zip(block.names, *columns, strict=True) if entry[0]}
-            found[width, bucket] = (count, sums)
-        factor = 4
-    return found
-
-
-def _merge(connection: sa.Connection, session_id: str, fresh: dict[tuple[int, int], tuple[int, Sums]]) -> None:
-    table = metric_rollups
-    wanted: dict[int, list[int]] = defaultdict(list)
-    for width, bucket in fresh:
-        wanted[width].append(bucket)
-    stored = connection.execute(
-        sa.select(table.c.width_s, table.c.bucket, table.c.rows, table.c.data).where(
-            table.c.session_id == session_id,
-            sa.or_(*(sa.and_(table.c.width_s == width, _among(some)) for width, some in wanted.items())),
-        )
-    )
+    if not blocks:
+        return
+    fresh = [(width, level) for block in blocks for width, level in zip(WIDTHS_S, _levels(block), strict=True)]
+    held = _stored(connection, session_id, fresh)
+    stored = set(held)
+    added: list[tuple[Any, ...]] = []
+    for width, level in fresh:
+        names = names_text(level.names)
+        for place, (bucket, rows) in enumerate(zip(level.numbers.tolist(), level.rows.tolist(), strict=True)):
+            key, packed = (width, bucket), level.sums[place].tobytes()
+            if len(blocks) == 1 and key not in stored:  # nothing to add to
+                added.append((session_id, width, bucket, rows, names, packed))
+            else:
+                rows_before, sums = held.get(key, (0, {}))
+                add_sums(sums, unpack(names, packed))
+                held[key] = rows_before + rows, sums
     changed = []
-    for width, bucket, rows, data in stored:
-        if (width, bucket) not in fresh:
-            continue
-        new_rows, sums = fresh.pop((width, bucket))
-        add_sums(data, sums)
-        changed.append({"b_width": width, "b_bucket": bucket, "rows": rows + new_rows, "data": data})
+    for (width, bucket), (rows, sums) in held.items():
+        names, packed = pack(sums)
+        if (width, bucket) in stored:
+            changed.append({"b_width": width, "b_bucket": bucket, "rows": rows, "names": names, "sums": packed})
+        else:
+            added.append((session_id, width, bucket, rows, names, packed))
+    table = metric_rollups
     if changed:
         connection.execute(
             sa.update(table).where(
@@ -196,11 +104,40 @@ def _merge(connection: sa.Connection, session_id: str, fresh: dict[tuple[int, in
             ),
             changed,
         )
-    rows = [(session_id, width, bucket, rows, to_json_text(sums)) for (width, bucket), (rows, sums) in fresh.items()]
-    insert_rows(connection, table, ("session_id", "width_s", "bucket", "rows", "data"), rows)
+    insert_rows(connection, table, ("session_id", "width_s", "bucket", "rows", "names", "sums"), added)
 
 
-def _among(buckets: Sequence[int]) -> sa.ColumnElement[bool]:
+def _levels(block: Buckets) -> Iterator[Buckets]:
+    """Readings summed up, in the order of :data:`WIDTHS_S`."""
+    level = block.joined(block.numbers // (WIDTHS_S[0] * 1_000_000))
+    yield level
+    for narrow, wide in pairwise(WIDTHS_S):
+        level = level.joined(level.numbers // (wide // narrow))
+        yield level
+
+
+def _stored(
+    connection: sa.Connection, session_id: str, fresh: Sequence[tuple[int, Buckets]]
+) -> dict[tuple[int, int], tuple[int, Sums]]:
+    """How many readings are in those of the buckets that exist, by width and number, and their sums."""
+    table = metric_rollups
+    wanted: dict[int, set[int]] = defaultdict(set)
+    for width, level in fresh:
+        wanted[width].update(level.numbers.tolist())
+    found = connection.execute(
+        sa.select(table.c.width_s, table.c.bucket, table.c.rows, table.c.names, table.c.sums).where(
+            table.c.session_id == session_id,
+            sa.or_(*(sa.and_(table.c.width_s == width, _among(some)) for width, some in wanted.items())),
+        )
+    )
+    return {
+        (width, bucket): (rows, unpack(names, sums))
+        for width, bucket, rows, names, sums in found
+        if bucket in wanted[width]
+    }
+
+
+def _among(buckets: Collection[int]) -> sa.ColumnElement[bool]:
     """A condition that takes in ``buckets``: when they lie close together their whole range, which is cheaper."""
     column = metric_rollups.c.bucket
     if max(buckets) - min(buckets) < 2 * len(buckets):

@@ -137,8 +137,7 @@ metrics: Final = sa.Table(
     sa.Index(None, "session_id", "episode"),
 )
 
-# One row per session, bucket width and bucket: {metric: [count, min, max, sum]}. A level's rows are made from raw
-# readings.
+# One row per session, bucket width and bucket. A level's rows are made from raw readings.
 metric_rollups: Final = sa.Table(
     "metric_rollups",
     metadata,
@@ -146,7 +145,9 @@ metric_rollups: Final = sa.Table(
     sa.Column("width_s", sa.Integer, primary_key=True),
     sa.Column("bucket", sa.BigInteger, primary_key=True),  # start of the bucket / width
     sa.Column("rows", sa.BigInteger, nullable=False),  # raw readings in the bucket
-    sa.Column("data", sa.JSON, nullable=False),
+    # Metrics, and count, min, max, sum of each (see .sums).
+    sa.Column("names", sa.Text, nullable=False),
+    sa.Column("sums", sa.LargeBinary, nullable=False),
 )
 
 graphs: Final = sa.Table(
