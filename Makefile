@@ -35,6 +35,9 @@ ifneq ($(shell $(PY) -c 'print(1)' 2>/dev/null),1)
 $(STAMP): again
 endif
 
+# The processes that tests start are many, and each would compile gymcast's sources where this variable is set.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Numba keeps compiled kernels between runs; continuous integration starts from nothing each time.
 ifneq ($(CI),)
 FRESH_CACHE := NUMBA_CACHE_DIR="$$(mktemp -d)"
@@ -56,7 +59,7 @@ run: setup ## train an archer and watch it in the browser (ARGS: options of `gym
 	@exec $(VENV)/bin/gymcast train archers $(ARGS)
 
 test: setup ## run the whole test suite (ARGS: options of pytest; "-n 0" for one test at a time)
-	@$(FRESH_CACHE) $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(FRESH_CACHE) $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## lint, format, types and import rules
 	@$(PY) -m ruff check .

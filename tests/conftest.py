@@ -1,4 +1,4 @@
-"""Databases: every test that asks for ``database_url`` runs on SQLite and on PostgreSQL."""
+"""The order of the files, and databases: a test that asks for ``database_url`` runs on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,40 @@ from pathlib import Path
 import pytest
 
 from .postgres_server import empty, fresh_database, server_or_skip
+
+# The files that take longest, so that no worker is left with one of them at the end. The first one compiles the kernels
+# while the worker beside it needs none, as otherwise both would compile the same.
+FIRST = (
+    "envs/test_archers_motion.py",
+    "server/test_own_script.py",
+    "envs/test_snapshot.py",
+    "server/test_cli_train.py",
+    "faults/test_session_recovery.py",
+    "training/test_resume.py",
+    "house/test_readme.py",
+    "faults/test_interrupts.py",
+    "training/test_worker.py",
+    "server/test_cli_exact.py",
+    "faults/test_signals.py",
+    "faults/test_session_games.py",
+    "faults/test_batch_episodes.py",
+    "browser/test_page_game.py",
+    "faults/test_subproc.py",
+    "faults/test_session_outages.py",
+    "faults/test_session_manager.py",
+    "training/test_collapse.py",
+    "training/test_run_log.py",
+    "training/test_maskable_recurrent.py",
+    "house/test_wheel.py",
+    "faults/test_scale_out.py",
+    "contract/test_openapi_schemathesis.py",
+    "server/test_client.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: at for at, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(FIRST)))
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class Cli:
         )
         os.close(slave)
 
-    def read_until(self, pattern: str, seconds: float = 60.0) -> re.Match[str]:
+    def read_until(self, pattern: str, seconds: float = 120.0) -> re.Match[str]:
         """Read until ``pattern`` occurs in the output; fails with the output when it does not."""
         deadline = time.monotonic() + seconds
         while (found := re.search(pattern, self.text)) is None:
@@ -95,9 +95,9 @@ class Cli:
         while self._read(0.1):
             if time.monotonic() > deadline:
                 raise AssertionError(f"the command did not end:\n{self.text}")
-        return self.process.wait(10.0)
+        return self.process.wait(30.0)
 
-    def orphans(self, seconds: float = 5.0) -> list[str]:
+    def orphans(self, seconds: float = 30.0) -> list[str]:
         """Processes the command started that outlive it."""
         deadline = time.monotonic() + seconds
         while True:

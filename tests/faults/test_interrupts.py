@@ -46,7 +46,7 @@ def test_ctrl_c_while_starting(cli: Start, free_port: int, delay: float) -> None
 def test_ctrl_c_in_a_terminal_while_training(cli: Start, free_port: int, tmp_path: Path) -> None:
     command = cli(*ENDLESS, "--port", str(free_port), terminal=True)
     command.read_until(rf"http://127\.0\.0\.1:{free_port}/#/session/\w+")
-    command.read_until(r"episodes/min", 90)
+    command.read_until(r"episodes/min")
     command.type_ctrl_c()
     assert command.finish() == 130, command.text
     assert command.children_seen >= 1
@@ -60,7 +60,7 @@ def test_ctrl_c_in_a_terminal_while_training(cli: Start, free_port: int, tmp_pat
 
 def test_sigterm_while_training(cli: Start, free_port: int, tmp_path: Path) -> None:
     command = cli(*ENDLESS, "--port", str(free_port))
-    command.read_until(r"training 0%.*samples/s", 90)
+    command.read_until(r"training 0%")
     command.process.send_signal(signal.SIGTERM)
     assert command.finish() == 143, command.text
     assert "stopped by SIGTERM" in command.text
@@ -74,7 +74,7 @@ def test_sigint_to_the_command_alone_while_evaluating(cli: Start, free_port: int
         "train", "CartPole-v1", "--total-timesteps", "600", "--lanes", "2", "--evaluation-games", "1000000",
         "--set", "hyperparameters.n_steps=64", "--port", str(free_port),
     )  # fmt: skip
-    command.read_until("playing evaluation games", 90)
+    command.read_until("playing evaluation games")
     time.sleep(0.3)
     command.process.send_signal(signal.SIGINT)
     assert command.finish() == 130, command.text
@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_ends_at_once(cli: Start, free_port: int) -> None:
 def test_a_killed_command_leaves_no_worker_and_can_be_resumed(cli: Start, free_port: int, tmp_path: Path) -> None:
     command = cli(*ENDLESS, "--port", str(free_port))
     session = command.read_until(r"#/session/(\w+)")[1]
-    command.read_until(r"training 0%.*samples/s", 90)
+    command.read_until(r"training 0%")
     command.remember_children()
     command.process.kill()
     assert command.finish() == -signal.SIGKILL
@@ -119,7 +119,7 @@ def test_the_page_stays_up_until_ctrl_c_and_keeps_its_port(cli: Start, free_port
         "train", "CartPole-v1", "--total-timesteps", "256", "--lanes", "2", "--evaluation-games", "4",
         "--set", "hyperparameters.n_steps=64", "--port", str(free_port), terminal=True,
     )  # fmt: skip
-    command.read_until("The page stays up until Ctrl-C", 90)
+    command.read_until("The page stays up until Ctrl-C")
     assert not can_bind(free_port)
     second = cli("train", "CartPole-v1", "--port", str(free_port))
     assert second.finish() == 2

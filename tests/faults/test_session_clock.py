@@ -47,7 +47,7 @@ async def test_a_clock_that_is_set_moves_no_lease_no_retry_and_no_place_in_the_q
     clock = WallClock(tmp_path)
     clock.set(-HOUR)
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    pulse = {"heartbeat_seconds": 0.5, "lease_seconds": 3.0}
+    pulse = {"heartbeat_seconds": 0.5, "lease_seconds": 30.0}  # of an hour that the clock jumps it is nothing
     slow = PACED.model_copy(update={"speed_multiplier": 5.0})
     configs = [slow, PACED]
     keeper = await Keeper.start(tmp_path, url, 2, configs, environ=clock.environ, max_concurrent_sessions=1, **pulse)

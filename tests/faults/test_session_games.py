@@ -92,7 +92,7 @@ async def test_a_game_that_floods_its_output_is_trained_to_the_end(tmp_path: Pat
 async def test_a_long_compilation_is_no_game_that_hangs(tmp_path: Path) -> None:
     """Only what happens inside a step or reset counts: starting takes longer than the time that a step has."""
     async with managing(tmp_path) as manager:
-        record = await ended(manager, bad("", steps=256, step_timeout=0.5))
+        record = await ended(manager, bad("", steps=256, step_timeout=1.0))
     assert (record.status, record.attempts) == ("completed", 1)
 
 
@@ -123,10 +123,16 @@ async def test_processor_use_over_its_limit_stops_a_session_with_a_checkpoint(
 
 
 async def test_what_uses_too_much_and_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps take no time to speak of, and then one does not come back."""
     monkeypatch.setattr("gymcast.training.sessions.pool.SAMPLE_SECONDS", 0.2)
-    limits = ResourceLimits(cpu_limit_percent=100 * 0.05 / (os.cpu_count() or 1))
+    limits = ResourceLimits(cpu_limit_percent=100 * 0.3 / (os.cpu_count() or 1))
+    busy = tmp_path / "busy"
     async with managing(tmp_path, resource_limits=limits, polite_seconds=0.5, grace_seconds=0.5) as manager:
-        record = await ended(manager, bad("busy", after=200, step_timeout=None))
+        config = bad("busy", steps=10**9, after=0, burn=str(busy), speed_multiplier=1, step_timeout=None)
+        session_id = await manager.create_session(config)
+        await settled(manager, session_id, lambda record: record.timesteps > 0)
+        busy.touch()
+        record = await manager.wait(session_id)
     assert record.status == "failed" and record.reason is not None
     assert record.reason.startswith("stopped over a limit: cpu_limit_percent: ")
     assert record.reason.endswith("; it did not end in time and was killed")

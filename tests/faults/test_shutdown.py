@@ -45,10 +45,12 @@ def silent_viewer(port: int, session_id: str) -> socket.socket:
 
 
 async def half_a_report(port: int, path: str, body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
-    """A report whose last bytes have not been sent; these come with it."""
+    """A report that the server has begun to read and whose last bytes have not been sent; these come with it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-20])
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body[:-20])
     await writer.drain()
     return reader, writer, body[-20:]
 
@@ -74,7 +76,6 @@ async def test_sigterm_with_viewers_and_reports_on_their_way(
             await half_a_report(free_port, path, json.dumps({**METRICS, "episode": number}).encode())
             for number in range(1, 11)
         ]
-        await asyncio.sleep(0.5)  # until the server has them
         begun = time.monotonic()
         os.kill(server.process.pid, signal.SIGTERM)
         codes = await asyncio.gather(*(_close_code(viewer) for viewer in viewers))

@@ -66,6 +66,14 @@ def shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if not name.startswith("PostgreSQL.")}
 
 
+def check_that_it_is_given_back(before: set[str]) -> None:
+    """What the processes of other tests have for a moment goes again, and what is left behind stays."""
+    deadline = time.monotonic() + 30
+    while left := shared_memory() - before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 class Training:
     """A process that trains a slow game until it is told to stop."""
 
@@ -97,7 +105,7 @@ class Training:
         children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.communicate(timeout=seconds)
         assert not [child for child in children if child.is_running()]
-        assert shared_memory() <= self.shared
+        check_that_it_is_given_back(self.shared)
         # torch makes a folder for its compiler's cache once per user, and keeps it.
         assert [path for path in self.temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
         return self.process.returncode
@@ -176,22 +184,15 @@ def test_nohup_is_respected(training: Any) -> None:
     assert process.end() == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("leave", ["signal", "close"])
-def test_a_terminal_that_goes_away_ends_the_command_with_a_checkpoint(
-    cli: Any, free_port: int, tmp_path: Path, leave: str
-) -> None:
+def test_a_terminal_that_goes_away_ends_the_command_with_a_checkpoint(cli: Any, free_port: int, tmp_path: Path) -> None:
     command = cli(
         "train", "CartPole-v1", "--total-timesteps", "1000000000", "--lanes", "2", "--evaluation-games", "0",
         "--port", str(free_port), terminal=True,
     )  # fmt: skip
-    command.read_until(r"episodes/min", 90)
+    command.read_until(r"episodes/min")
     command.remember_children()
-    if leave == "signal":
-        command.process.send_signal(signal.SIGHUP)
-        assert command.finish() == 128 + signal.SIGHUP, command.text
-    else:
-        command.hang_up()
-        assert command.process.wait(60) == 128 + signal.SIGHUP
+    command.hang_up()
+    assert command.process.wait(60) == 128 + signal.SIGHUP
     assert command.orphans() == []
     assert list(tmp_path.glob("runs/*/checkpoints/step-*/manifest.json"))
     assert not [path for path in tmp_path.rglob("*") if "unfinished" in path.name]

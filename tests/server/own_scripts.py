@@ -128,14 +128,14 @@ class Script:
     def text(self) -> str:
         return self.log.read_text()
 
-    def says(self, what: str, seconds: float = 60.0) -> None:
+    def says(self, what: str, seconds: float = 120.0) -> None:
         def said() -> bool:
             assert self.process.poll() is None or what in self.text, self.text
             return what in self.text
 
         wait_for(said, seconds)
 
-    def finish(self, code: int = 0, seconds: float = 90.0) -> str:
+    def finish(self, code: int = 0, seconds: float = 240.0) -> str:
         try:
             ended = self.process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -48,7 +48,7 @@ def test_the_module_runs_as_a_process(tmp_path: Path) -> None:
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gymcast.server.cli", "train", "arcers", "--debug"],
+        [sys.executable, "-m", "gymcast.server.cli", "sessions", "list", "--server", "nonsense", "--debug"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ..commands import gymcast_here
+
 SMALL = ("--lanes", "2", "--evaluation-games", "4", "--set", "hyperparameters.n_steps=64", "--port", "auto")
 
 
@@ -69,7 +71,7 @@ def test_options_become_settings_of_the_run(trained: tuple[Path, list[dict[str, 
 
 def test_a_finished_run_asks_how_much_more(trained: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, printed = trained
-    done = gymcast(folder, "train", "--resume", "latest", "--port", "auto")
+    done = gymcast_here(folder, "train", "--resume", "latest", "--port", "auto")
     assert done.returncode == 2
     assert "has reached its goal" in done.stderr
     assert f"gymcast train --resume {printed[-1]['run_dir']} --total-timesteps" in done.stderr
@@ -77,10 +79,10 @@ def test_a_finished_run_asks_how_much_more(trained: tuple[Path, list[dict[str, A
 
 def test_evaluate_measures_the_newest_checkpoint(trained: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, _ = trained
-    (result,) = events(gymcast(folder, "evaluate", "latest", "--games", "3", "--json"))
+    (result,) = events(gymcast_here(folder, "evaluate", "latest", "--games", "3", "--json"))
     assert result["games"] == 3
     assert result["mean_return"] == result["mean_length"]  # CartPole pays 1 for each decision
-    assert gymcast(folder, "evaluate", "latest", "--opponent", "expert").returncode == 2
+    assert gymcast_here(folder, "evaluate", "latest", "--opponent", "expert").returncode == 2
 
 
 def test_resume_goes_on_in_the_same_session(trained: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -120,7 +122,7 @@ def test_checkpoints_go_where_they_are_wanted_and_by_episodes(tmp_path: Path) ->
     assert (settings["max_episode_steps"], settings["device"], settings["max_episodes"]) == (12, "cpu", 60)
     saved = sorted(path.parent.name for path in (tmp_path / "kept" / "here").glob("step-*/manifest.json"))
     assert len(saved) >= 2 and last["checkpoint"]["path"] == f"checkpoints/{saved[-1]}"
-    (result,) = events(gymcast(tmp_path, "evaluate", "latest", "--games", "2", "--json"))
+    (result,) = events(gymcast_here(tmp_path, "evaluate", "latest", "--games", "2", "--json"))
     assert result["games"] == 2
 
 

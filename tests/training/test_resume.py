@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import json
 import random
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ars lake": {**POLE, "env_id": "FrozenLake-v1", "algorithm": "ars", "hyperparameters": {"n_delta": 3}, **LONGER},
     "ppo acrobot": {**ACROBOT, "algorithm": "ppo", "hyperparameters": PPO},
     "ppo pole in workers": {**POLE, "algorithm": "ppo", "hyperparameters": PPO, **NORMALISED, "workers": 2},
+    "ppo lunar lander": {**POLE, "env_id": "LunarLander-v3", "algorithm": "ppo", "hyperparameters": PPO},
 }  # fmt: skip
 
 
@@ -136,6 +137,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 def test_stopped_and_resumed_equals_uninterrupted(
     name: str, go_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Callable[[str], Path]
 ) -> None:
+    if "lunar" in name:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Box2D's import warns, and crashes when that is an error
+            pytest.importorskip("Box2D", reason="LunarLander needs gymcast[box2d]")
     if go_back and any(short in name for short in ("dqn", "a2c", "sac", "td3")):
         pytest.skip("its rollouts are short")
     whole = whole_run(name)
@@ -291,34 +296,20 @@ def test_the_number_of_torch_threads_is_the_checkpoints(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------- killed for real: SIGKILL
 
-KILLED = {
-    "archers": {"algorithm": "maskable_ppo", "env_kwargs": {"opponent": "beginner"}, "parallel_episodes": 32,
-                "hyperparameters": {"n_steps": 16, "batch_size": 128, "n_epochs": 2}, "network": {"hidden": [32]},
-                "total_timesteps": 32 * 16 * 120},
-    "CartPole-v1": {"algorithm": "dqn", "normalize": {}, "hyperparameters": {"buffer_size": 2000},
-                    "parallel_episodes": 4, "total_timesteps": 6000},
-}  # fmt: skip
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", KILLED)
-def test_killed_at_random_moments_it_ends_with_the_same_weights(env_id: str, tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """With a replay buffer; tests/server/test_cli_exact.py has rollouts, the README's test Archers."""
     kills: list[Kill] = []
-    config = check_config(env_id, **KILLED[env_id])  # type: ignore[arg-type]
+    config = check_config(
+        "CartPole-v1", algorithm="dqn", normalize={}, hyperparameters={"buffer_size": 2000}, parallel_episodes=4,
+        total_timesteps=3000,
+    )  # fmt: skip
     report = check_resume(config, 2, tmp_path, tell=lambda *_: None, on_kill=kills.append)
     assert report.equal, report
-    assert report.timesteps[0] == report.timesteps[1] >= config.total_timesteps
+    assert report.timesteps[0] == report.timesteps[1] >= 3000
     assert report.kills == kills and [kill.number for kill in kills] == [1, 2]
     assert any(kill.resumed_from.startswith("step-") for kill in kills)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="LunarLander needs gymcast[box2d]")
-def test_a_killed_lunar_lander_ends_with_the_same_weights(tmp_path: Path) -> None:
-    config = check_config(
-        "LunarLander-v3", parallel_episodes=4, hyperparameters={"n_steps": 64, "n_epochs": 2}, total_timesteps=10_000
-    )
-    assert check_resume(config, 2, tmp_path, tell=lambda *_: None, on_kill=lambda _: None).equal
 
 
 def test_a_training_that_cannot_begin_ends_the_check(tmp_path: Path) -> None:

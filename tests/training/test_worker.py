@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+import gymcast.training
 from gymcast.training.checkpoints import CheckpointManager
 from gymcast.training.config import TrainingConfig
-from gymcast.training.hang_watch import MARK_NAME
+from gymcast.training.hang_watch import MARK_NAME, Place, last_sign
 from gymcast.training.run_folder import Orders, Outcome
 
 CONFIG = {
@@ -72,20 +71,16 @@ def test_a_session_runs_to_its_end_and_everything_arrives(tmp_path: Path, receiv
     assert Outcome.read(tmp_path, attempt=2) is None
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_with_a_checkpoint_and_it_can_go_on(
-    number: signal.Signals, code: int, tmp_path: Path, receiver: Any
-) -> None:
+def test_a_signal_ends_it_with_a_checkpoint_and_it_can_go_on(tmp_path: Path, receiver: Any) -> None:
+    """tests/faults/test_signals.py has the other signals."""
     worker = start(tmp_path, receiver.url)
     wait_until_training(receiver, worker)
-    worker.send_signal(number)
-    assert finish(worker)[0] == code
+    worker.send_signal(signal.SIGTERM)
+    assert finish(worker)[0] == 143
     assert receiver.of_type("checkpoint")[-1]["reason"] == "signal"
     assert receiver.of_type("training_status")[-1]["status"] == "cancelled"
     newest = CheckpointManager(tmp_path / "checkpoints").newest()
     assert newest is not None
-    if number == signal.SIGINT:
-        return
     worker = start(tmp_path, receiver.url, "--resume")
     wait_until_training(receiver, worker, len(receiver.of_type("training_metrics")) + 3)
     receiver.desired = "stopping"
@@ -98,12 +93,20 @@ def test_a_signal_ends_it_with_a_checkpoint_and_it_can_go_on(
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path, receiver: Any) -> None:
     worker = start(tmp_path, receiver.url, hyperparameters={"n_steps": 2048, "batch_size": 8, "n_epochs": 200})
     wait_until_training(receiver, worker, 1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
+
+    def places() -> set[Place | None]:
+        """Where it is found to be within a second."""
+        found: set[Place | None] = set()
+        for _ in range(100):
+            sign = last_sign(tmp_path, worker.pid)
+            found.add(sign[0] if sign else None)
+            time.sleep(0.01)
+        return found
+
     # In the long update after the rollout nothing looks at signals; only the second one ends it.
-    while not receiver.of_type("training_metrics")[-1]["extra"]["timesteps"] >= 16 * 2048 * 0.9:
+    while places() != {Place.TRAINING}:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.7)
     # Who looks after it sees that it gets on.
     mark = (tmp_path / MARK_NAME).read_bytes()
     while (tmp_path / MARK_NAME).read_bytes() == mark:
@@ -112,9 +115,8 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path, receiver: Any) -> Non
     worker.send_signal(signal.SIGINT)
     time.sleep(0.3)
     assert worker.poll() is None
-    started = time.monotonic()
     worker.send_signal(signal.SIGINT)
-    assert finish(worker)[0] == 130 and time.monotonic() - started < 5.0
+    assert finish(worker, 60)[0] == 130  # the update takes many minutes
 
 
 def test_the_server_may_go_away_and_come_back_elsewhere(tmp_path: Path, make_receiver: Any) -> None:
@@ -161,16 +163,19 @@ from gymcast.training import TrainingConfig, EventSink
 import gymcast.training.events, gymcast.training.broadcast, gymcast.training.worker
 assert TrainingConfig().env_id and EventSink
 print(sorted(name for name in sys.modules if name in ("torch", "stable_baselines3", "tensorboard")))
-from gymcast.training import *
-assert Trainer and GameVecEnv and CheckpointManager and "Trainer" in dir(gymcast.training)
+import os
+print(os.environ["OMP_WAIT_POLICY"])
 """
 
 
 def test_configuration_and_events_do_not_import_torch() -> None:
-    result = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=60, check=True)
-    assert result.stdout.strip() == "[]"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    script = "import gymcast.training, os; print(os.environ['OMP_WAIT_POLICY'])"
-    command = [sys.executable, "-c", script]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
-    assert printed.strip() == "passive"
+    command = [sys.executable, "-c", LAZY]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    assert result.stdout.split() == ["[]", "passive"]
+
+
+def test_everything_public_is_there_once_it_is_wanted() -> None:
+    found: dict[str, Any] = {}
+    exec("from gymcast.training import *", found)
+    assert {"Trainer", "GameVecEnv", "CheckpointManager"} <= found.keys() & set(dir(gymcast.training))

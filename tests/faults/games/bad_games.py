@@ -78,11 +78,11 @@ class Bad(gym.Env[Any, Any]):
                 ctypes.string_at(0)
             case "in turn":
                 self._hang_at("step")
-            case "stall":  # as long as there is a file
+            case "stall":  # this and the next one as long as there is a file
                 while os.path.exists(self._burn):
                     time.sleep(0.1)
             case "busy":
-                while True:
+                while os.path.exists(self._burn):
                     pass
             case "flood":
                 os.write(1, b"x" * 9_999 + b"\n")
