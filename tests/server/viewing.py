@@ -23,7 +23,7 @@ SESSIONS = "/api/training/sessions"
 async def next_message(ws: aiohttp.ClientWebSocketResponse, *kinds: str) -> dict[str, Any]:
     """The next message; of ``kinds`` only when given."""
     while True:
-        message = await ws.receive(timeout=5)
+        message = await ws.receive(timeout=20)
         assert message.type is WSMsgType.TEXT, message
         value: dict[str, Any] = json.loads(message.data)
         assert set(value) == {"v", "type", "session", "epoch", "seq", "ts", "data"}
@@ -46,7 +46,7 @@ async def post(client: aiohttp.ClientSession, session_id: str, what: str, body: 
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait for something that comes about by itself."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for _ in count():
             if true():
                 return
@@ -56,7 +56,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def until_closed(ws: aiohttp.ClientWebSocketResponse) -> int | None:
     """The code that the server closes with, whatever it sends before."""
     while not ws.closed:
-        await ws.receive(timeout=5)
+        await ws.receive(timeout=20)
     return ws.close_code
 
 
@@ -82,7 +82,7 @@ async def read_to_end(raw: socket.socket) -> bytes:
     """Everything that still comes until the server has closed or reset the connection."""
     loop = asyncio.get_running_loop()
     data = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         try:
             while some := await loop.sock_recv(raw, 1 << 16):
                 data += some
