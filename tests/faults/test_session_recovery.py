@@ -35,9 +35,9 @@ from ..managed import (
 )
 
 
-async def test_a_manager_killed_again_and_again_loses_and_doubles_nothing(
-    tmp_path: Path, database_url: str, undisturbed: str
-) -> None:
+async def test_a_manager_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Path, undisturbed: str) -> None:
+    """The next test has PostgreSQL."""
+    database_url = f"sqlite:///{tmp_path / 'a.db'}"
     for _ in range(3):
         keeper = await Keeper.start(tmp_path, database_url, 2, [PACED])
         await asyncio.sleep(0.4)

@@ -26,16 +26,19 @@ def gymcast(*arguments: str, folder: Path, seconds: float = 280) -> subprocess.C
 
 def test_verify_resume_tells_every_kill_and_both_hashes(tmp_path: Path) -> None:
     done = gymcast_here(
-        tmp_path, "verify-resume", "CartPole-v1", "--kills", "1", "--total-timesteps", "6000", "--normalize", *QUICK,
+        tmp_path, "verify-resume", "CartPole-v1", "--kills", "2", "--total-timesteps", "3000", "--normalize",
+        "--algorithm", "dqn", "--set", "hyperparameters.buffer_size=2000", "--set", "parallel_episodes=4",
         "--keep", "both",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     first, *lines, last = done.stdout.splitlines()
-    assert first.startswith("CartPole-v1 with ppo, 8 lanes, 6,000 decisions, seed 1, normalised")
-    assert lines[0].split()[:3] == ["kill", "1", "SIGKILL"] and "resumed from " in lines[0]
-    hashes = [line.split()[-1] for line in lines[1:]]
+    assert first.startswith("CartPole-v1 with dqn, 4 lanes, 3,000 decisions, seed 1, normalised")
+    for number, line in enumerate(lines[:2], start=1):
+        assert line.split()[:3] == ["kill", str(number), "SIGKILL"] and "resumed from " in line
+    assert "resumed from step-" in lines[1]
+    hashes = [line.split()[-1] for line in lines[2:]]
     assert len(hashes) == 4 and hashes[0] == hashes[1] and hashes[2] == hashes[3] and len(hashes[0]) == 64
-    assert last.startswith("Equal: 1 kill changed nothing (6,016 and 6,016 decisions")
+    assert last.startswith("Equal: 2 kills changed nothing (3,008 and 3,008 decisions")
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"undisturbed", "killed"}
     again = gymcast_here(tmp_path, "verify-resume", "CartPole-v1", "--keep", "both")
     assert again.returncode == 2 and "both is not an empty folder" in again.stderr

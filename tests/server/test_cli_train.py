@@ -114,6 +114,7 @@ def test_checkpoints_go_where_they_are_wanted_and_by_episodes(tmp_path: Path) ->
             tmp_path, "train", "CartPole-v1", "--num_episodes", "60", "--max_steps", "12",
             "--checkpoint_dir", "kept/here", "--checkpoint_freq", "20",
             "--autosave_interval", "7.5", "--force_cpu", "--gamma", "0.9", "--json", *SMALL,
+            "--set", "hyperparameters.n_epochs=1",
         )
     )[-1]  # fmt: skip
     run_dir = tmp_path / last["run_dir"]
@@ -136,7 +137,7 @@ def test_a_target_ends_the_training_which_is_watched_in_the_browser(
     last = events(
         gymcast(
             tmp_path, "train", "CartPole-v1", "--target-reward", "9", "--total-timesteps", "1000000", "--render",
-            "--json", *SMALL,
+            "--json", *SMALL, "--set", "hyperparameters.n_epochs=1",
         )
     )[-1]  # fmt: skip
     assert (last["status"], last["reason"]) == ("completed", "target_reward reached")

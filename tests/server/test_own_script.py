@@ -313,7 +313,7 @@ def test_the_script_of_the_documentation(server: KillableServer, tmp_path: Path)
     text = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0]
     assert len(text.splitlines()) <= 15
     assert "model.learn(10_000" in text
-    written = text.replace("http://127.0.0.1:8000", server.url).replace("model.learn(10_000", "model.learn(3_000")
+    written = text.replace("http://127.0.0.1:8000", server.url).replace("model.learn(10_000", "model.learn(2_000")
     said = Script(tmp_path, "", server.url, prelude=written).finish()
     session = server.session()
     assert f"{server.url}/#/session/{session['session_id']}" in said

@@ -21,7 +21,7 @@ import torch as th
 from gymcast.training import Trainer, TrainingConfig, boundary
 from gymcast.training.checkpoints import CheckpointManager, load_arrays, load_state, load_tensors, tensors_sha256
 from gymcast.training.events import CheckpointData, ErrorData, TrainingStatusData
-from gymcast.training.resume_check import Kill, ResumeCheckError, check_config, check_resume
+from gymcast.training.resume_check import ResumeCheckError, check_config, check_resume
 
 ARCHERS = {
     "env_id": "archers",
@@ -292,24 +292,6 @@ def test_the_number_of_torch_threads_is_the_checkpoints(tmp_path: Path) -> None:
         assert th.get_num_threads() == 2
     finally:
         th.set_num_threads(1)
-
-
-# ------------------------------------------------------------------------------------------- killed for real: SIGKILL
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """With a replay buffer; tests/server/test_cli_exact.py has rollouts, the README's test Archers."""
-    kills: list[Kill] = []
-    config = check_config(
-        "CartPole-v1", algorithm="dqn", normalize={}, hyperparameters={"buffer_size": 2000}, parallel_episodes=4,
-        total_timesteps=3000,
-    )  # fmt: skip
-    report = check_resume(config, 2, tmp_path, tell=lambda *_: None, on_kill=kills.append)
-    assert report.equal, report
-    assert report.timesteps[0] == report.timesteps[1] >= 3000
-    assert report.kills == kills and [kill.number for kill in kills] == [1, 2]
-    assert any(kill.resumed_from.startswith("step-") for kill in kills)
 
 
 def test_a_training_that_cannot_begin_ends_the_check(tmp_path: Path) -> None:
