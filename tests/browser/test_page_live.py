@@ -132,17 +132,23 @@ async def test_alarms_stay_on_the_page_until_they_are_closed(
     await producer.send(reading(1))
     page = await open_page(server.url)
     await expect(page.locator("#link-state")).to_have_attribute("data-state", "live")
-    for code in ("entropy_collapsed", "value_loss_exploded", "entropy_collapsed"):
-        await producer.send(ErrorData(code=code, message=ALARMS[code]))
+    for number, code in enumerate(("entropy_collapsed", "value_loss_exploded", "entropy_collapsed")):
+        await producer.send(ErrorData(code=code, message=ALARMS[code], detail={"timesteps": 1000 * number}))
     alarms = page.locator("#notices .notice[data-kind=warning]")
     await expect(alarms).to_have_count(2)
     await expect(page.locator("#notices")).to_contain_text("the policy hardly explores any more")
     await expect(page.locator("#notices")).to_contain_text("the critic's error has jumped")
     await alarms.first.locator("button").click()
     await expect(alarms).to_have_count(1)
+    listed = page.locator("#alarms-body tbody tr")
+    await expect(listed).to_have_count(3)
     await new_producer(server, "another")
     await page.locator(".card-name", has_text="another").click()
     await expect(alarms).to_have_count(0)
+    await expect(listed).to_have_count(0)
+    await page.go_back()
+    await expect(listed).to_have_count(3)
+    await expect(listed.first).to_contain_text("2.00kthe policy hardly explores any more")
 
 
 async def test_list_of_sessions(server: RunningServer, new_producer: NewProducer, open_page: OpenPage) -> None:

@@ -249,6 +249,9 @@ async def test_events_report_everything_and_carry_the_wish_back(
     async with client.get(f"{one}/evaluations") as answer:
         (kept,) = (await answer.json())["evaluations"]
     assert evaluation.items() <= kept.items()
+    async with client.get(f"{one}/errors") as answer:
+        (kept,) = (await answer.json())["errors"]
+    assert {"code": "low_disk", "message": "no room", "detail": None}.items() <= kept.items()
 
 
 async def test_pause_and_resume_reach_the_producer(client: aiohttp.ClientSession, new_session: NewSession) -> None:

@@ -131,13 +131,13 @@ def show_session(
     token: TokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show one session with its newest metrics, evaluations and checkpoints."""
+    """Show one session with its newest metrics, evaluations, checkpoints and alarms."""
     at = Server(server, token)
     known = find_session(at, session)
     base = _address(str(known["session_id"]))
     info = at.request("GET", base)
     info["metrics"] = at.request("GET", f"{base}/metrics")["metrics"]
-    for part in ("evaluations", "checkpoints"):
+    for part in ("evaluations", "checkpoints", "errors"):
         answer = at.request("GET", f"{base}/{part}?limit=20")
         info[part] = answer.get(part, answer.get("items", [])) if isinstance(answer, dict) else answer
     if as_json:
@@ -159,6 +159,8 @@ def show_session(
             typer.echo(f"{'evaluation':<21}{found['win_rate']:.1f} % of {found['games']:,} games {found['opponent']}")
     for found in info["checkpoints"][:1]:
         typer.echo(f"{'checkpoint':<21}{found['path']} ({found['timesteps']:,} decisions)")
+    for found in info["errors"][:3]:
+        typer.echo(f"{'alarm':<21}{found['timestamp'][:19].replace('T', ' ')} UTC  {found['message']}")
     typer.echo(f"{'page':<21}{session_url(server, str(known['session_id']))}")
 
 

@@ -88,6 +88,8 @@ _DATA_ROUTES: Final = in_group(
           query=queries.PageQuery, answers={200: models.CheckpointList}),
     Route("GET", _ONE + "/evaluations", sessions.evaluations, "read", "list_evaluations",
           query=queries.PageQuery, answers={200: models.EvaluationList}),
+    Route("GET", _ONE + "/errors", sessions.errors, "read", "list_errors",
+          query=queries.PageQuery, answers={200: models.ErrorList}),
     Route("GET", _ONE + "/logs", sessions.logs, "read", "list_logs",
           query=queries.LogsQuery, answers={200: models.LogList}),
     Route("GET", _ONE + "/replays", history.replays, "read", "list_session_replays",

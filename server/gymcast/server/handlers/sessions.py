@@ -242,6 +242,14 @@ async def evaluations(request: web.Request, query: PageQuery) -> web.Response:
     return await _list(request, query, "evaluations", request.app[SERVICES].api.get_evaluations)
 
 
+async def errors(request: web.Request, query: PageQuery) -> web.Response:
+    """List errors and alarms.
+
+    What the training reported to have gone wrong, newest first: the newest `metrics_history_size` reports are kept.
+    """
+    return await _list(request, query, "errors", request.app[SERVICES].api.get_errors)
+
+
 async def logs(request: web.Request, query: LogsQuery) -> web.Response:
     """List lines of the log.
 

@@ -19,6 +19,7 @@ from .reports import EventBatchBody as EventBatchBody
 from .reports import NewSession as NewSession
 from .reports import one_or_more as one_or_more
 from .sessions import CheckpointList as CheckpointList
+from .sessions import ErrorList as ErrorList
 from .sessions import EvaluationList as EvaluationList
 from .sessions import LogList as LogList
 from .sessions import QueueList as QueueList

@@ -10,6 +10,7 @@ from gymcast.training.events import (
     CheckpointData,
     Count,
     DesiredState,
+    ErrorData,
     EvaluationData,
     Phase,
     Probability,
@@ -122,6 +123,20 @@ class EvaluationList(Answer):
     """Evaluations, newest first."""
 
     evaluations: list[EvaluationInfo]
+    next_cursor: Cursor
+
+
+class ErrorInfo(ErrorData):
+    """What a training reported to have gone wrong."""
+
+    timestamp: AwareDatetime
+    session_id: str
+
+
+class ErrorList(Answer):
+    """Errors and alarms, newest first."""
+
+    errors: list[ErrorInfo]
     next_cursor: Cursor
 
 

@@ -284,6 +284,11 @@ class TrainingAPI:
         await self.storage.get_session(session_id)
         return await self.storage.evaluations(session_id, cursor=cursor, limit=limit)
 
+    async def get_errors(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page[Any]:
+        """What the training reported to have gone wrong, newest first."""
+        await self.storage.get_session(session_id)
+        return await self.storage.errors(session_id, cursor=cursor, limit=limit)
+
     async def get_history(
         self,
         session_id: str,

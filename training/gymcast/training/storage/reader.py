@@ -22,6 +22,7 @@ from .missed import Missed
 from .records import (
     CheckpointItem,
     EpisodeItem,
+    ErrorItem,
     EvaluationItem,
     Item,
     Page,
@@ -186,6 +187,14 @@ class Reader:
         """Evaluations, newest first."""
         return await self._newest_first(schema.evaluations, EvaluationItem, session_id, cursor, limit)
 
+    async def errors(self, session_id: str, *, cursor: str | None = None, limit: int = 100) -> Page[ErrorItem]:
+        """What was reported to have gone wrong, newest first, as far as events are kept."""
+        table = schema.events
+        page = await self._newest_first(
+            table, dict, session_id, cursor, limit, drop=("producer", "seq", "type"), only=table.c.type == "error"
+        )
+        return Page([cast(ErrorItem, item | item.pop("data")) for item in page.items], page.next_cursor)
+
     async def newest_evaluations(self, env_id: str | None = None) -> list[Evaluated]:
         """The newest games of every bot against each scripted opponent, in one environment when it is named.
 
@@ -229,9 +238,12 @@ class Reader:
         cursor: str | None,
         limit: int,
         drop: tuple[str, ...] = (),
+        only: sa.ColumnElement[bool] | None = None,
     ) -> Page[Item]:
         columns = [column for column in table.c if column.name not in drop]
         query = sa.select(*columns).order_by(table.c.id.desc())
+        if only is not None:
+            query = query.where(only)
         if session_id is not None:
             query = query.where(table.c.session_id == session_id)
         if cursor is not None:

@@ -225,6 +225,16 @@ class CheckpointItem(TypedDict):
     reason: str
 
 
+class ErrorItem(TypedDict):
+    """What a training reported to have gone wrong."""
+
+    timestamp: str
+    session_id: str
+    code: str
+    message: str
+    detail: dict[str, Any] | None
+
+
 class EvaluationItem(TypedDict):
     """Games played for measurement only; percentages are 0..100, the interval is Wilson's at 95 %."""
 

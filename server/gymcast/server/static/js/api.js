@@ -95,6 +95,7 @@ export const paths = {
     return `${session(id)}/replays?${query}`;
   },
   checkpoints: (id) => `${session(id)}/checkpoints?limit=20`,
+  errors: (id) => `${session(id)}/errors?limit=20`,
   evaluations: (id) => `${session(id)}/evaluations?limit=50`,
   frames: (replayId) => `/api/replays/${encodeURIComponent(replayId)}/frames`,
   envs: () => "/api/envs",

@@ -40,6 +40,13 @@ export function showCheckpoints(rows) {
   );
 }
 
+/** @param {object[]} rows what the training reported to have gone wrong, newest first */
+export function showErrors(rows) {
+  byId("alarms").hidden = rows.length === 0;
+  const after = (row) => (typeof row.detail?.timesteps === "number" ? short(row.detail.timesteps) : "–");
+  fillTable("alarms-body", ["When", "After samples", "What"], [1], rows.slice(0, 20).map((row) => [ago(row.timestamp), after(row), row.message]));
+}
+
 /** Fills an element with a table, see `table`. */
 export function fillTable(id, head, numeric, rows) {
   byId(id).replaceChildren(table(head, numeric, rows));

@@ -9,7 +9,7 @@ import { LiveLink } from "./live.js";
 import { bucket, reading, Series } from "./series.js";
 import { FINAL } from "./sessions.js";
 import { guestRoom } from "./signin.js";
-import { showCheckpoints, showEvaluations } from "./tables.js";
+import { showCheckpoints, showErrors, showEvaluations } from "./tables.js";
 
 const HISTORY_POINTS = 800;
 const PATIENCE_MS = 2500; // without a connection for this long, the history is shown on its own
@@ -24,7 +24,7 @@ export class SessionWatch {
     this.historyEnd = null; // time of the reading with which history ends and live readings begin (RFC 3339)
     this.boundary = -Infinity; // the same in milliseconds
     this.known = new Set(); // names of the figures that readings hold
-    this.lists = { evaluations: [], checkpoints: [] };
+    this.lists = { evaluations: [], checkpoints: [], errors: [] };
     this.alarms = new Set(); // keys of the messages about what the training reports
     this.stopper = new AbortController();
     this.#clear();
@@ -55,6 +55,7 @@ export class SessionWatch {
     this.page.overview.showReadings([]);
     showEvaluations([]);
     showCheckpoints([]);
+    showErrors([]);
     byId("link-state").dataset.state = "idle";
     setText(byId("viewers"), "");
   }
@@ -150,20 +151,22 @@ export class SessionWatch {
 
   async #loadLists() {
     const what = "The session’s lists could not be read.";
-    const answers = ["replays", "evaluations", "checkpoints"].map((name) => this.#get(paths[name](this.id), "lists", what));
+    const answers = ["replays", "evaluations", "checkpoints", "errors"].map((name) => this.#get(paths[name](this.id), "lists", what));
     this.page.episodes.refresh(true);
-    const [replays, evaluations, checkpoints] = await Promise.all(answers);
+    const [replays, evaluations, checkpoints, errors] = await Promise.all(answers);
     if (this.stopper.signal.aborted) return;
     if (replays) this.page.player.offer(replays.replays, FINAL.has(this.info.status));
     if (this.info.kind === "external" && !FINAL.has(this.info.status)) this.page.player.expectPictures();
     if (evaluations) this.lists.evaluations = evaluations.evaluations;
     if (checkpoints) this.lists.checkpoints = checkpoints.checkpoints;
+    if (errors) this.lists.errors = errors.errors;
     this.#tables();
   }
 
   #tables() {
     showEvaluations(this.lists.evaluations);
     showCheckpoints(this.lists.checkpoints);
+    showErrors(this.lists.errors);
   }
 
   #draw() {
@@ -214,12 +217,14 @@ export class SessionWatch {
   listed(name, data, ts) {
     const rows = this.lists[name];
     const entry = { timestamp: ts, ...data };
-    const same = (row) => row.timesteps === entry.timesteps && row.sha256 === entry.sha256 && row.opponent === entry.opponent && row.games === entry.games && row.wins === entry.wins;
+    // It may have come with the list already.
+    const same = (row) => Object.keys(data).every((field) => JSON.stringify(row[field]) === JSON.stringify(data[field]));
     if (!rows.some(same)) rows.unshift(entry);
     this.#tables();
   }
 
-  failed(data) {
+  failed(data, ts) {
+    this.listed("errors", data, ts);
     // One message for each kind of trouble: a new alarm must not hide another one.
     const key = `training/${data.code}`;
     this.alarms.add(key);
@@ -236,5 +241,5 @@ const RECEIVERS = {
   picture: (watch, data) => watch.picture(data),
   checkpoint: (watch, data, ts) => watch.listed("checkpoints", data, ts),
   evaluation: (watch, data, ts) => watch.listed("evaluations", data, ts),
-  error: (watch, data) => watch.failed(data),
+  error: (watch, data, ts) => watch.failed(data, ts),
 };
