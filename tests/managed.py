@@ -54,7 +54,7 @@ PACED = short(3000, speed_multiplier=15)
 
 
 async def settled(
-    manager: SessionManager, session_id: str, wanted: Callable[[SessionRecord], bool], seconds: float = 60.0
+    manager: SessionManager, session_id: str, wanted: Callable[[SessionRecord], bool], seconds: float = 120.0
 ) -> SessionRecord:
     """The session once it is as ``wanted``."""
     changed = asyncio.Event()
@@ -69,14 +69,14 @@ async def settled(
         unlisten()
 
 
-async def until(manager: SessionManager, session_id: str, *statuses: str, seconds: float = 60.0) -> SessionRecord:
+async def until(manager: SessionManager, session_id: str, *statuses: str, seconds: float = 120.0) -> SessionRecord:
     """The session once it is in one of ``statuses``."""
     return await settled(manager, session_id, lambda record: record.status in statuses, seconds)
 
 
 async def seen(storage: Storage, session_id: str, wanted: Callable[[SessionRecord], bool]) -> SessionRecord:
     """The session once it is as ``wanted``, whichever process runs it."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not wanted(record := await storage.get_session(session_id)):  # noqa: ASYNC110 - another process's
             await asyncio.sleep(0.05)
     return record
@@ -110,7 +110,7 @@ class Keeper:
         given = {"configs": [config.model_dump(mode="json") for config in configs], "options": options}
         process.stdin.write(json.dumps(given).encode())
         process.stdin.close()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             assert await process.stdout.readline() == b"ready\n"
         return cls(process)
 
@@ -121,7 +121,7 @@ class Keeper:
         await self.process.wait()
         Keeper.running.discard(self)
 
-    async def finish(self, seconds: float = 120.0) -> None:
+    async def finish(self, seconds: float = 200.0) -> None:
         """Wait until everything has been trained."""
         async with asyncio.timeout(seconds):
             assert await self.process.wait() == 0

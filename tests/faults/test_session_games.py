@@ -39,7 +39,7 @@ def bad(fault: str, steps: int = 2000, after: int = 400, burn: str = "", **more:
 @asynccontextmanager
 async def managing(folder: Path, **more: Any) -> AsyncIterator[SessionManager]:
     """A manager whose sessions are to go on."""
-    async with SessionManager(runs_dir=folder, keep_sessions=True, **more) as manager, asyncio.timeout(100):
+    async with SessionManager(runs_dir=folder, keep_sessions=True, **more) as manager, asyncio.timeout(250):
         yield manager
 
 
