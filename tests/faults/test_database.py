@@ -104,7 +104,7 @@ async def kill_again_and_again(url: str, kills: int) -> int:
 
 
 async def test_no_acknowledged_reading_is_lost_when_the_writer_is_killed(database_url: str) -> None:
-    assert await kill_again_and_again(database_url, 3) > 9
+    assert await kill_again_and_again(database_url, 5) > 15
 
 
 def reading_event(number: int) -> Event:

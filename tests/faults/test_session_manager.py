@@ -99,8 +99,10 @@ async def test_a_failed_start_says_why(tmp_path: Path) -> None:
         assert "maskable_ppo needs action_masks(), which the environment does not have" in ended.reason
 
 
-async def test_a_killed_worker_is_followed_by_one_that_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    async with managing(tmp_path) as manager:
+async def test_a_killed_worker_is_followed_by_one_that_goes_on_from_its_checkpoint(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with managing(tmp_path, database_url=database_url) as manager:
         session_id = await manager.create_session(short(10**9, checkpoint_interval_steps=512))
         first = await process_of(manager, session_id)
         await settled(manager, session_id, lambda record: record.timesteps > 1024)  # a checkpoint comes every 512

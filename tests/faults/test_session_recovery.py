@@ -35,10 +35,10 @@ from ..managed import (
 )
 
 
-async def test_a_manager_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Path, undisturbed: str) -> None:
-    """The next test has PostgreSQL."""
-    database_url = f"sqlite:///{tmp_path / 'a.db'}"
-    for _ in range(3):
+async def test_a_manager_killed_five_times_loses_and_doubles_nothing(
+    tmp_path: Path, database_url: str, undisturbed: str
+) -> None:
+    for _ in range(5):
         keeper = await Keeper.start(tmp_path, database_url, 2, [PACED])
         await asyncio.sleep(0.4)
         await keeper.kill()
@@ -71,9 +71,8 @@ async def test_manager_and_worker_killed_at_once(tmp_path: Path, postgres_url: s
     assert weights(run_dir) == undisturbed
 
 
-async def test_two_managers_on_one_database_start_each_session_once(tmp_path: Path, postgres_url: str) -> None:
-    """Both trainings are real; tests/training/test_storage_leases.py has the claims of processes, on SQLite as well."""
-    async with await Storage.open(postgres_url) as one, await Storage.open(postgres_url) as other:
+async def test_two_managers_on_one_database_start_each_session_once(tmp_path: Path, database_url: str) -> None:
+    async with await Storage.open(database_url) as one, await Storage.open(database_url) as other:
         started: list[str] = []
         managers = [SessionManager(storage=storage, runs_dir=tmp_path, keep_sessions=True) for storage in (one, other)]
         for manager in managers:
@@ -87,7 +86,7 @@ async def test_two_managers_on_one_database_start_each_session_once(tmp_path: Pa
                     ended = await first.wait(session_id)
                 assert (ended.status, ended.attempts) == ("completed", 1)
                 assert await statuses(one, session_id) == ["queued", "starting", "running", "completed"]
-                check_rows(postgres_url, ended)
+                check_rows(database_url, ended)
     assert sorted(started) == sorted(made)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -235,6 +237,36 @@ def test_a_lost_network_is_noticed(tmp_path: Path, sink: Any) -> None:
         run(tmp_path, sink, hyperparameters={**SMALL["hyperparameters"], "learning_rate": 1e30}, total_timesteps=5000)  # type: ignore[dict-item]
     assert sink.of(TrainingStatusData)[-1].status == "failed"
     assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from gymcast.training import Trainer, TrainingConfig
+from gymcast.training.events import CheckpointData, ErrorData
+class Sink:
+    desired = "running"
+    events = []
+    def emit(self, data):
+        self.events.append(data)
+        if isinstance(data, CheckpointData) and len([e for e in self.events if isinstance(e, CheckpointData)]) == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+config = TrainingConfig.parse(dict(
+    env_id="CartPole-v1", total_timesteps=1500, evaluation_games=0, parallel_episodes=2, seed=0,
+    hyperparameters={"n_steps": 128, "batch_size": 64, "n_epochs": 1}, checkpoint_interval_steps=256))
+sink = Sink()
+result = Trainer(config, run_dir=sys.argv[1], sink=sink).run_training_loop()
+print(result.status, [e.timesteps for e in sink.events if isinstance(e, CheckpointData)],
+      {e.code for e in sink.events if isinstance(e, ErrorData)})
+"""
+
+
+def test_a_full_disk_does_not_end_the_run_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert result.stdout.split("\n")[0] == "completed [256] {'checkpoint_failed'}", result.stdout + result.stderr
+    newest = CheckpointManager(tmp_path / "checkpoints").newest()
+    assert newest is not None and newest.timesteps == 256
 
 
 def test_it_learns_to_balance_a_pole(tmp_path: Path) -> None:
