@@ -113,6 +113,13 @@ def test_episode_statistics_by_hand() -> None:
     copy = EpisodeStats()
     copy.load_state(stats.to_state())
     assert copy.to_state() == stats.to_state() and copy.mean_return == stats.mean_return
+    rewards = np.zeros(2)  # the same array at every step, as some environments do it
+    for number in range(150):
+        rewards[:] = number
+        stats.update(rewards, np.array([False, False]), [nothing, nothing])
+    copy.load_running(stats.running())
+    copy.update(rewards, np.array([False, True]), [nothing, nothing])
+    assert (copy.last_return, copy.last_length) == (sum(range(150)) + 149, 151)
 
 
 def test_win_rate_covers_the_last_thousand_episodes() -> None:

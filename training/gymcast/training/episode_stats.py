@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECENT_EPISODES = 1000
+_REWARDS_AT_ONCE = 64
 
 
 class EpisodeStats:
@@ -38,23 +39,37 @@ class EpisodeStats:
         self._returns: deque[float] = deque(maxlen=recent)
         self._lengths: deque[int] = deque(maxlen=recent)
         self._won: deque[bool] = deque(maxlen=recent)
-        self._running_return: NDArray[np.float64] | None = None
-        self._running_length: NDArray[np.int64] | None = None
+        # Of the episodes under way: returns (N,) up to a few steps ago, the rewards (N,) of each step since then, and
+        # after how many steps each began.
+        self._returns_before: NDArray[np.float64] | None = None
+        self._rewards: list[NDArray[Any]] = []
+        self._began: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._steps = 0
 
     def update(self, rewards: NDArray[Any], dones: NDArray[np.bool_], infos: Sequence[dict[str, Any]]) -> None:
         """Take in one step: rewards (N,), dones (N,) and infos of N lanes."""
-        if self._running_return is None or self._running_length is None:
-            self._running_return = np.zeros(len(dones))
-            self._running_length = np.zeros(len(dones), dtype=np.int64)
-        self._running_return += rewards
-        self._running_length += 1
-        if not dones.any():
-            return  # most steps: this runs at every one
-        ended = np.flatnonzero(dones)
-        for lane in ended:
-            self._finish(infos[int(lane)], float(self._running_return[lane]), int(self._running_length[lane]))
-        self._running_return[ended] = 0.0
-        self._running_length[ended] = 0
+        if self._returns_before is None:
+            self._returns_before, self._began = np.zeros(len(dones)), np.zeros(len(dones), np.int64)
+        # This runs at every step, and arithmetic on arrays takes twenty times as long when a slow step of a game has
+        # left nothing of it in the processor's caches: it waits until it is worth it.
+        self._rewards.append(rewards.copy())
+        self._steps += 1
+        ended = dones.nonzero()[0]
+        if len(ended):
+            summed, counted = self._returns_so_far(), self._steps - self._began
+            for lane in ended.tolist():
+                self._finish(infos[lane], float(summed[lane]), int(counted[lane]))
+            summed[ended] = 0.0
+            self._began[ended] = self._steps
+        elif len(self._rewards) == _REWARDS_AT_ONCE:
+            self._returns_so_far()
+
+    def _returns_so_far(self) -> NDArray[np.float64]:
+        assert self._returns_before is not None, "there was a step"
+        for rewards in self._rewards:
+            self._returns_before += rewards
+        self._rewards.clear()
+        return self._returns_before
 
     def _finish(self, info: dict[str, Any], summed: float, counted: int) -> None:
         if info.get("worker_restarted"):
@@ -108,13 +123,16 @@ class EpisodeStats:
 
     def running(self) -> dict[str, NDArray[Any]]:
         """Returns and lengths so far of the episodes under way, (N,) each; empty before the first step."""
-        if self._running_return is None or self._running_length is None:
+        if self._returns_before is None:
             return {}
-        return {"running_return": self._running_return, "running_length": self._running_length}
+        return {"running_return": self._returns_so_far(), "running_length": self._steps - self._began}
 
     def load_running(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Continue the episodes that :meth:`running` described."""
-        self._running_return, self._running_length = arrays.get("running_return"), arrays.get("running_length")
+        if arrays:
+            self._rewards.clear()
+            self._returns_before = arrays["running_return"]
+            self._began = self._steps - arrays["running_length"]
 
     def to_state(self) -> dict[str, Any]:
         """Everything about finished episodes as JSON values, for a checkpoint."""

@@ -83,11 +83,15 @@ class SessionCallback(BaseCallback):
         if session.keeper is self:
             note_step(session.progress, self)
         session.tick()
+        if session.desired != "running":
+            self._obey(session)
+        return not session.stopped
+
+    def _obey(self, session: ScriptSession) -> None:
         if session.desired == "paused":
             self._stay_paused(session)
         if session.desired in ("stopping", "cancelled"):
             session.stopped = True
-        return not session.stopped
 
     def _stay_paused(self, session: ScriptSession) -> None:
         session.progress.pause()
