@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -99,19 +100,22 @@ async def test_a_long_compilation_is_no_game_that_hangs(tmp_path: Path) -> None:
 async def test_processor_use_over_its_limit_stops_a_session_with_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The game's own eight processes use 0.2 of a processor, then more; the training hardly any at real time."""
-    monkeypatch.setattr("gymcast.training.sessions.pool.SAMPLE_SECONDS", 0.6)
+    """The game's own eight processes use more and more until there is an alert, and then too much."""
+    monkeypatch.setattr("gymcast.training.sessions.pool.SAMPLE_SECONDS", 0.4)
     alerts: list[ResourceAlert] = []
     share = tmp_path / "share"
-    share.write_text("0.025")
-    limits = ResourceLimits(cpu_limit_percent=100 * 0.3 / (os.cpu_count() or 1))
+    share.write_text("0.035")
+    limits = ResourceLimits(cpu_limit_percent=100 * 0.6 / (os.cpu_count() or 1))
     async with managing(tmp_path, resource_limits=limits, polite_seconds=2.0) as manager:
         manager.register_resource_alert_handler(alerts.append)
         config = bad("burn", steps=10**9, after=0, burn=str(share), speed_multiplier=1, checkpoint_interval_steps=None)
         session_id = await manager.create_session(config)
         await settled(manager, session_id, lambda record: record.status == "running")
-        while not alerts:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+        for step in count():
+            if alerts:
+                break
+            await asyncio.sleep(0.5)
+            share.write_text(str(0.035 + 0.003 * step))
         assert (alerts[0].resource, alerts[0].level, alerts[0].session_id) == ("cpu", "alert", None)
         share.write_text("0.25")
         record = await manager.wait(session_id)
