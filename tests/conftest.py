@@ -10,13 +10,13 @@ import pytest
 from .postgres_server import empty, fresh_database, server_or_skip
 
 # The files that take longest, so that no worker is left with one of them at the end. The first one compiles the kernels
-# while the worker beside it needs none, as otherwise both would compile the same.
+# while the workers beside it need none, as otherwise all would compile the same.
 FIRST = (
     "envs/test_archers_motion.py",
     "server/test_own_script.py",
-    "envs/test_snapshot.py",
-    "server/test_cli_train.py",
     "faults/test_session_recovery.py",
+    "server/test_cli_train.py",
+    "envs/test_snapshot.py",
     "training/test_resume.py",
     "house/test_readme.py",
     "faults/test_interrupts.py",
