@@ -106,7 +106,7 @@ async def test_processor_use_over_its_limit_stops_a_session_with_a_checkpoint(
     share = tmp_path / "share"
     share.write_text("0.035")
     limits = ResourceLimits(cpu_limit_percent=100 * 0.6 / (os.cpu_count() or 1))
-    async with managing(tmp_path, resource_limits=limits, polite_seconds=2.0) as manager:
+    async with managing(tmp_path, resource_limits=limits, polite_seconds=60.0) as manager:
         manager.register_resource_alert_handler(alerts.append)
         config = bad("burn", steps=10**9, after=0, burn=str(share), speed_multiplier=1, checkpoint_interval_steps=None)
         session_id = await manager.create_session(config)
