@@ -55,14 +55,11 @@ help: ## show this help
 setup: $(STAMP) ## make .venv and install gymcast with the pinned versions of constraints.txt
 	@:
 
-# One more than there are processors: tests wait for processes and browsers a third of their time.
-TEST_WORKERS = $$(n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 3 ? n + 1 : 4)))
-
 run: setup ## train an archer and watch it in the browser (ARGS: options of `gymcast train archers`)
 	@exec $(VENV)/bin/gymcast train archers $(ARGS)
 
 test: setup ## run the whole test suite (ARGS: options of pytest; "-n 0" for one test at a time)
-	@$(FRESH_CACHE) $(PY) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(FRESH_CACHE) $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup ## lint, format, types and import rules
 	@$(PY) -m ruff check .
