@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,14 +57,18 @@ def test_a_killed_and_a_stopped_worker_cost_a_training_their_episodes_only(cli: 
     command.read_until(r"training 0%")
     killed, stopped = workers_below(command.process.pid)
     killed.kill()
-    command.read_until(r"warning: worker 0 \(lanes 0 to 1\) failed: its process was ended by SIGKILL; started again")
+    command.read_until(
+        r"warning: worker 0 \(lanes 0 to 1\) failed: (lane \d: )?its process was ended by SIGKILL; started again"
+    )
     stopped.suspend()
     command.read_until(r"restarts 2")  # the same warning is printed once a minute; the log has each
     command.process.send_signal(signal.SIGTERM)
     assert command.finish() == 143, command.text
     assert command.orphans() == []
     said = (tmp_path / "run" / "log.txt").read_text()
-    assert "worker 1 (lanes 2 to 3) failed: its process was stopped (SIGSTOP); started again" in said
+    assert re.search(
+        r"worker 1 \(lanes 2 to 3\) failed: (lane \d: )?its process was stopped \(SIGSTOP\); started again", said
+    )
     assert "Restarts   2 of workers; 4 episodes cut short count in no average" in command.text
 
 
